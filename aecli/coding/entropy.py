@@ -1,0 +1,154 @@
+"""The codec's latents to bytes and back: which table codes which symbol, and the range coder.
+
+First z, channel after channel; then y in two passes, the anchors of the checkerboard and the rest, each grouped by scale
+index so that one static table codes many symbols in a call.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import constriction
+import numpy as np
+import torch
+from torch import Tensor
+
+from aecli.coding.exact import FRACTION_BITS, ExactNetwork, from_fixed, to_fixed
+from aecli.coding.tables import gaussian_tables, hyper_tables
+from aecli.errors import AecliError
+from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, SCALES, Codec, checkerboard
+
+# constriction's submodules are attributes of a binary module, and cannot be imported by name
+models, queue = constriction.stream.model, constriction.stream.queue
+
+SYMBOL_LIMIT = 32767
+# No stream is shorter than a byte for so many latent positions, so that a short file cannot claim a huge picture.
+POSITIONS_PER_BYTE = 64
+
+
+@dataclass(frozen=True)
+class Latents:
+    """symbols: y as coded, round(y − mu), (M, h, w) int32; z: (N, h/4, w/4) int32; y_hat: what the decoder sees, (1, M, h, w) float64."""
+
+    symbols: np.ndarray
+    z: np.ndarray
+    y_hat: Tensor
+
+    @property
+    def crc(self) -> int:
+        """CRC-32 of all symbols."""
+        return zlib.crc32(self.symbols.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i4").tobytes()))
+
+
+class LatentCoder:
+    """Codes the latents of one codec. Raises AecliError for a codec whose tables were never filled."""
+
+    def __init__(self, model: Codec) -> None:
+        if int(model.gaussian_frequencies.min()) < 1 or int(model.hyper_frequencies.min()) < 1:
+            raise AecliError("these codec weights hold no probability tables: finish their training with aecli train --resume")
+        self._latent, self._hyper = model.config.latent, model.config.hyper
+        self._h_s, self._context, self._parameters = (ExactNetwork(n) for n in (model.h_s, model.context, model.parameters_net))
+        self._gaussians = [_Table(t) for t in gaussian_tables(model)]
+        self._hypers = [_Table(t) for t in hyper_tables(model)]
+
+    def encode(self, y: Tensor, z: Tensor) -> tuple[bytes, Latents]:
+        """y: (1, M, h, w) after its gain, z: (1, N, h/4, w/4), h and w multiples of 4 → the stream and what was coded."""
+        coder = queue.RangeEncoder()
+        z_symbols = _to_symbols(z[0].round())
+        for table, channel in zip(self._hypers, z_symbols, strict=True):
+            table.encode(coder, channel.ravel())
+        y = y.detach().cpu().double()
+
+        def code(mu: Tensor, indices: np.ndarray, where: Tensor) -> np.ndarray:
+            symbols = _to_symbols((y[0][:, where] - from_fixed(mu)).round())
+            for index in np.unique(indices):
+                self._gaussians[index].encode(coder, symbols[indices == index])
+            return symbols
+
+        latents = self._two_passes(z_symbols, code)
+        stream = coder.get_compressed().astype("<u4").tobytes()
+        shortest = _shortest_stream(*latents.symbols.shape[1:])
+        return stream.ljust(shortest, b"\0"), latents
+
+    def decode(self, stream: bytes, height: int, width: int) -> Latents:
+        """The latents (height, width multiples of 4) of a stream. Raises AecliError where the stream cannot be theirs."""
+        if len(stream) % 4 or len(stream) < _shortest_stream(height, width):
+            raise AecliError("the stream is shorter than its picture")
+        decoder = queue.RangeDecoder(np.frombuffer(stream, dtype="<u4").astype(np.uint32))
+        try:
+            count = (height // 4) * (width // 4)
+            z = np.stack([table.decode(decoder, count) for table in self._hypers])
+
+            def code(mu: Tensor, indices: np.ndarray, where: Tensor) -> np.ndarray:
+                symbols = np.empty(indices.shape, dtype=np.int32)
+                for index in np.unique(indices):
+                    chosen = indices == index
+                    symbols[chosen] = self._gaussians[index].decode(decoder, int(chosen.sum()))
+                return symbols
+
+            return self._two_passes(z.reshape(self._hyper, height // 4, width // 4), code)
+        except AssertionError as error:  # constriction's way to say so
+            raise AecliError("the stream is damaged") from error
+
+    def _two_passes(self, z: np.ndarray, code: Callable[[Tensor, np.ndarray, Tensor], np.ndarray]) -> Latents:
+        """Walk the model as encoder and decoder alike must; `code` (mu, indices, where) gives the symbols of a pass, (M, positions)."""
+        features = self._h_s(to_fixed(torch.from_numpy(z))[None])
+        height, width = features.shape[-2:]
+        anchors = checkerboard(height, width)
+        y_hat = torch.zeros(1, self._latent, height, width, dtype=torch.float64)
+        symbols = np.zeros((self._latent, height, width), dtype=np.int32)
+        context = torch.zeros_like(features)
+        for where in (anchors, ~anchors):
+            parameters = self._parameters(torch.cat([features, context], dim=1)[:, :, where][:, :, None])
+            mu, raw = parameters[0, :, 0].chunk(2)  # (M, positions) each
+            coded = code(mu, _scale_indices(raw), where)
+            symbols[:, where.numpy()] = coded
+            y_hat[0][:, where] = to_fixed(torch.from_numpy(coded)) + mu
+            if where is anchors:
+                context = self._context(y_hat.clamp(-(2.0**23), 2.0**23))
+        return Latents(symbols, z, from_fixed(y_hat))
+
+
+class _Table:
+    """A static table: values −w … w, and an escape followed by 16 plain bits for any other."""
+
+    _plain = models.Uniform(2 * SYMBOL_LIMIT + 1)
+
+    def __init__(self, frequencies: np.ndarray) -> None:
+        self._half_width = (len(frequencies) - 2) // 2
+        self._escape = len(frequencies) - 1
+        # Integers below 2^24, added one after the other in float64: constriction's own arithmetic on them is exact too.
+        self._model = models.Categorical(frequencies, perfect=False)
+
+    def encode(self, coder: Any, symbols: np.ndarray) -> None:
+        outside = np.abs(symbols) > self._half_width
+        coder.encode(np.where(outside, self._escape, symbols + self._half_width).astype(np.int32), self._model)
+        if outside.any():
+            coder.encode((symbols[outside] + SYMBOL_LIMIT).astype(np.int32), self._plain)
+
+    def decode(self, decoder: Any, count: int) -> np.ndarray:
+        coded = decoder.decode(self._model, count)
+        symbols: np.ndarray = coded - self._half_width
+        outside = coded == self._escape
+        if outside.any():
+            symbols[outside] = decoder.decode(self._plain, int(outside.sum())) - SYMBOL_LIMIT
+        return symbols
+
+
+def _scale_indices(raw: Tensor) -> np.ndarray:
+    """Fixed-point raw outputs → indices 0 … 63 of the tables, rounded to the nearest, exactly."""
+    scaled = raw * INDEX_SLOPE + (INDEX_OFFSET << FRACTION_BITS) + (1 << (FRACTION_BITS - 1))
+    indices: np.ndarray = (scaled * 2.0**-FRACTION_BITS).floor().clamp(0, SCALES - 1).numpy().astype(np.uint8)
+    return indices
+
+
+def _to_symbols(x: Tensor) -> np.ndarray:
+    symbols: np.ndarray = x.detach().cpu().clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).numpy().astype(np.int32)
+    return symbols
+
+
+def _shortest_stream(height: int, width: int) -> int:
+    return 4 * -(-height * width // (4 * POSITIONS_PER_BYTE))

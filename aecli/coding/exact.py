@@ -1,0 +1,76 @@
+"""Exact evaluation of the codec's entropy networks: the same integers on every machine, thread count and instruction set.
+
+Activations are integers in units of 2^-12, weights integers in units of 2^-14. A convolution multiplies and adds them in
+float64, where every partial sum stays below 2^53 (checked for each layer when a model is loaded) and is therefore an exact
+integer, in whatever order it is summed; scaling by a power of two and flooring are exact as well. Nothing is rounded, so
+nothing can be rounded differently (the integer networks of Ballé, Johnston & Minnen 2019, carried by float64 units).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aecli.errors import AecliError
+
+FRACTION_BITS = 12
+WEIGHT_BITS = 14
+ACTIVATION_LIMIT = 2.0**23  # ±2048 in units of the float network
+_EXACT_LIMIT = 2.0**53
+
+
+class ExactNetwork:
+    """A chain of convolutions, ReLU and pixel shuffle, evaluated exactly on the CPU."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._layers: list[_ExactConv | nn.ReLU | nn.PixelShuffle] = []
+        for layer in _leaves(network):
+            if isinstance(layer, nn.Conv2d):
+                self._layers.append(_ExactConv(layer))
+            elif isinstance(layer, nn.ReLU | nn.PixelShuffle):
+                self._layers.append(layer)
+            else:
+                raise TypeError(f"{type(layer).__name__} has no exact form")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Fixed-point numbers (`to_fixed`) in, fixed-point numbers out; (B, C, H, W) float64."""
+        for layer in self._layers:
+            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
+        return x
+
+
+class _ExactConv:
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self.weight = (conv.weight.detach().cpu().double() * 2**WEIGHT_BITS).round()
+        bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
+        self.bias = (bias.detach().cpu().double() * 2 ** (WEIGHT_BITS + FRACTION_BITS)).round()
+        self.padding = conv.padding
+        largest = self.weight.abs().sum(dim=(1, 2, 3)) * ACTIVATION_LIMIT + self.bias.abs() + 2**WEIGHT_BITS
+        if not bool((largest < _EXACT_LIMIT).all()):
+            raise AecliError("these codec weights are too large to be evaluated exactly: train them again with a smaller --lr")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        total = F.conv2d(x, self.weight, self.bias, padding=self.padding)  # type: ignore[arg-type]
+        rounded = total.add_(2 ** (WEIGHT_BITS - 1)).mul_(2.0**-WEIGHT_BITS).floor_()
+        return rounded.clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+
+
+def to_fixed(x: Tensor) -> Tensor:
+    """Integers → fixed-point numbers in float64, limited to what the networks take."""
+    return (x.double() * 2**FRACTION_BITS).clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+
+
+def from_fixed(x: Tensor) -> Tensor:
+    """Fixed-point numbers → their values, float64."""
+    return x * 2.0**-FRACTION_BITS
+
+
+def _leaves(network: nn.Module) -> Iterator[nn.Module]:
+    children = list(network.children())
+    if not children:
+        yield network
+    for child in children:
+        yield from _leaves(child)

@@ -1,0 +1,299 @@
+"""Picture in, .npz out, and back: network, coding, metadata.
+
+Two layouts (shared container): `stream` of the photograph codec, and `array` of the feature autoencoders.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aecli.coding.container import read_container, write_container
+from aecli.coding.entropy import LatentCoder, Latents
+from aecli.device import Compute
+from aecli.errors import AecliError, UsageError
+from aecli.images import Picture, read_picture, with_8_bits
+from aecli.models import FeatureAutoencoder
+from aecli.models.codec import Codec
+from aecli.models.denoiser import pad_to_multiple
+from aecli.models.dense import squared_error
+from aecli.patches import Grid, from_patches, to_patches
+from aecli.tiling import map_tiles
+from aecli.weights import Weights
+
+MAX_PIXELS = 1_000_000_000
+DIGEST_LENGTH = 16  # hexadecimal digits of the weights' SHA-256 that a file names
+TILE = 1024  # pixels
+INT8_LOSS = 1.01  # latents are stored with 8 bits where that costs no more than 1 % of the squared error
+_META_MEMBERS = ("icc", "exif")
+
+Header = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray]
+
+
+class Coder(Protocol):
+    """One model, both ways."""
+
+    weights: Weights
+
+    def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Header fields and arrays of a picture's colours."""
+
+    def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
+        """The pixels (H, W, C) uint8 of what `encode` gave."""
+
+
+def coder_for(weights: Weights, compute: Compute) -> Coder:
+    """The coder of a model. Raises UsageError for weights that do not compress."""
+    if isinstance(weights.model, Codec):
+        return StreamCoder(weights, compute)
+    if isinstance(weights.model, FeatureAutoencoder):
+        return ArrayCoder(weights, compute)
+    raise UsageError(f"weights {weights.name} are for another task ({weights.card.task}): pass --weights photo-codec")
+
+
+def encode_picture(picture: Picture, coder: Coder, *, quality: float = 50.0) -> bytes:
+    """A picture → the bytes of its .npz.
+
+    Args:
+        picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are.
+        coder: from `coder_for`.
+        quality: 0–100; what the codec spends. Feature autoencoders have one quality only.
+
+    Raises:
+        UsageError: quality out of range. AecliError: a picture too small for a feature autoencoder.
+    """
+    if not 0 <= quality <= 100:
+        raise UsageError(f"--quality {quality:g} is out of range: give 0 to 100")
+    picture = with_8_bits(picture)
+    fields, arrays = coder.encode(picture, quality)
+    header: dict[str, Any] = {
+        "size": [picture.width, picture.height],
+        "mode": "L" if picture.pixels.shape[2] == 1 else "RGB",
+        "weights": f"{coder.weights.name} {coder.weights.digest[:DIGEST_LENGTH]}",
+        **fields,
+    }
+    if picture.dpi:
+        header["dpi"] = list(picture.dpi)
+    if picture.alpha is not None:
+        arrays["alpha"] = _bytes_array(_png(picture.alpha))
+    arrays |= {name: _bytes_array(getattr(picture, name)) for name in _META_MEMBERS if getattr(picture, name)}
+    return write_container(header, arrays)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a .npz says of itself; weights: the name, and digest: the beginning of the SHA-256, of what it was made with."""
+
+    width: int
+    height: int
+    mode: str
+    layout: str
+    weights: str
+    digest: str
+    quality: float | None
+    bits_per_pixel: float
+
+
+def describe(data: bytes, name: str) -> Description:
+    """Read a .npz's header without decoding. Raises AecliError as `decode_picture` does."""
+    header, _ = read_container(data, name)
+    width, height = _size(header, name)
+    weights, digest = _weights_label(header, name)
+    return Description(
+        width, height, str(header.get("mode")), str(header.get("layout")), weights, digest,
+        header.get("quality"), 8 * len(data) / (width * height),
+    )  # fmt: skip
+
+
+def decode_picture(data: bytes, name: str, find_coder: Callable[[str], Coder]) -> Picture:
+    """The bytes of a .npz → its picture.
+
+    Args:
+        data: what `encode_picture` returned.
+        name: what errors call it.
+        find_coder: gives the coder of weights by name (raises AecliError where there are none).
+
+    Raises:
+        AecliError: a damaged or foreign file, one made with other weights, one that claims an absurd size.
+    """
+    header, arrays = read_container(data, name)
+    width, height = _size(header, name)
+    weights_name, digest = _weights_label(header, name)
+    try:
+        coder = find_coder(weights_name)
+    except AecliError as error:
+        raise _other_weights(name, weights_name, digest) from error
+    if not coder.weights.digest.startswith(digest):
+        raise _other_weights(name, weights_name, digest)
+    try:
+        pixels = coder.decode(header, arrays)
+        if pixels.shape[:2] != (height, width):
+            raise AecliError("its sizes do not agree")
+        alpha = read_picture(arrays["alpha"].tobytes(), name).pixels[..., 0] if "alpha" in arrays else None
+        if alpha is not None and alpha.shape != (height, width):
+            raise AecliError("its transparency has another size")
+        dpi = header.get("dpi")
+        meta = {m: arrays[m].tobytes() for m in _META_MEMBERS if m in arrays}
+        return Picture(pixels, alpha=alpha, mode=header["mode"], dpi=tuple(dpi) if dpi else None, format="NPZ", **meta)
+    except AecliError as error:
+        raise AecliError(f"{name} is damaged ({error}): encode the picture again") from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise AecliError(f"{name} is damaged or incomplete ({type(error).__name__}: {error}): encode the picture again") from error
+
+
+def latents_of(data: bytes, name: str, find_coder: Callable[[str], Coder]) -> np.ndarray:
+    """The latents of a .npz as an array: (N, latent_dim) float32 of the array layout, (M, h, w) int32 symbols of a stream."""
+    header, arrays = read_container(data, name)
+    coder = find_coder(_weights_label(header, name)[0])
+    if isinstance(coder, StreamCoder):
+        return coder.latents(header, arrays).symbols
+    return _dequantise(header, arrays)
+
+
+class StreamCoder:
+    """The photograph codec: entropy-coded bytes, every quality from one set of weights."""
+
+    def __init__(self, weights: Weights, compute: Compute) -> None:
+        assert isinstance(weights.model, Codec)
+        self.weights, self._model, self._compute = weights, weights.model, compute
+        self._latent_coder = LatentCoder(weights.model)
+
+    def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        x = torch.from_numpy(picture.pixels).permute(2, 0, 1).float()[None] / 255
+        x = pad_to_multiple(x.expand(1, 3, -1, -1), Codec.stride)
+        gain, _ = self._gains(quality)
+        overlap = -(-self._model.analysis_radius // 16) * 16
+        with torch.inference_mode():
+            y = map_tiles(self._run(self._model.analysis), x, tile=TILE, overlap=overlap, down=16) * gain
+            z = self._run(self._model.h_a)(y)
+            stream, latents = self._latent_coder.encode(y, z)
+        header = {"layout": "stream", "quality": round(quality, 2), "crc": latents.crc}
+        return header, {"stream": _bytes_array(stream)}
+
+    def latents(self, header: Header, arrays: Arrays) -> Latents:
+        """The symbols of a stream, checked against their CRC."""
+        width, height = header["size"]
+        grid = [-(-side // Codec.stride) * Codec.stride // 16 for side in (height, width)]
+        stream = arrays["stream"]
+        if stream.dtype != np.uint8 or stream.ndim != 1:
+            raise AecliError("its stream is no row of bytes")
+        with torch.inference_mode():
+            latents = self._latent_coder.decode(stream.tobytes(), *grid)
+        if latents.crc != header["crc"]:
+            raise AecliError("its checksum does not match")
+        return latents
+
+    def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
+        width, height = header["size"]
+        y_hat = self.latents(header, arrays).y_hat
+        _, inverse_gain = self._gains(float(header["quality"]))
+        overlap = -(-self._model.synthesis_radius // 16)
+        with torch.inference_mode():
+            y = y_hat.float() * inverse_gain
+            x = map_tiles(self._run(self._model.synthesis), y, tile=TILE // 16, overlap=overlap, up=16)
+        return _to_pixels(x[0, :, :height, :width], header["mode"])
+
+    def _gains(self, quality: float) -> tuple[Tensor, Tensor]:
+        level = quality / 100 * (len(self._model.config.lambdas) - 1)
+        with torch.inference_mode():
+            gain, inverse = self._model.gains(torch.tensor([level], device=self._model.log_gain.device))
+        return gain.cpu(), inverse.cpu()
+
+    def _run(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def run(x: Tensor) -> Tensor:
+            with self._compute.autocast():
+                x = x.to(self._compute.device).contiguous(memory_format=torch.channels_last)
+                return network(x).float().cpu()
+
+        return run
+
+
+class ArrayCoder:
+    """A feature autoencoder: one code a patch, stored as integers with their scale."""
+
+    def __init__(self, weights: Weights, compute: Compute) -> None:
+        assert isinstance(weights.model, FeatureAutoencoder)
+        self.weights, self._model, self._compute = weights, weights.model, compute
+
+    def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        x = torch.from_numpy(picture.pixels).permute(2, 0, 1).float() / 255
+        patches, _ = to_patches(x, self._model.config, self.weights.name)
+        codes = self._in_batches(self._model.encode, patches)
+        exact = squared_error(self._in_batches(self._model.decode, codes), patches).sum()
+        header, arrays = _quantise(codes, np.int8)
+        rounded = self._in_batches(self._model.decode, torch.from_numpy(_dequantise(header, arrays)))
+        if squared_error(rounded, patches).sum() > INT8_LOSS * exact:
+            header, arrays = _quantise(codes, np.int16)
+        return {"layout": "array", **header}, arrays
+
+    def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
+        width, height = header["size"]
+        config = self._model.config
+        grid = Grid(height, width, -(-height // config.height), -(-width // config.width))
+        codes = _dequantise(header, arrays)
+        if codes.shape != (grid.rows * grid.columns, config.latent_dim):
+            raise AecliError("its latents do not fit its size")
+        patches = self._in_batches(self._model.decode, torch.from_numpy(codes))
+        return _to_pixels(from_patches(patches, grid, channels=1 if header["mode"] == "L" else 3), header["mode"])
+
+    def _in_batches(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with torch.inference_mode(), self._compute.autocast():
+            return torch.cat([function(part.to(self._compute.device)).float().cpu() for part in x.split(512)])
+
+
+def _quantise(codes: Tensor, dtype: type[np.signedinteger[Any]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    largest = codes.abs().max().item()
+    scale = float(np.float32(largest / np.iinfo(dtype).max)) or 1.0
+    return {"scale": scale}, {"latents": np.round(codes.numpy() / scale).astype(dtype)}
+
+
+def _dequantise(header: Header, arrays: Arrays) -> np.ndarray:
+    latents = arrays["latents"]
+    if latents.dtype not in (np.int8, np.int16) or latents.ndim != 2:
+        raise AecliError("its latents are no table of integers")
+    return latents.astype(np.float32) * np.float32(header["scale"])
+
+
+def _to_pixels(x: Tensor, mode: str) -> np.ndarray:
+    """(C, H, W) about 0–1 → (H, W, C) uint8, one channel for mode L."""
+    if mode == "L" and x.shape[0] == 3:
+        x = x.mean(dim=0, keepdim=True)
+    return (x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def _size(header: Header, name: str) -> tuple[int, int]:
+    size = header.get("size")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise AecliError(f"{name} is damaged (it has no size): encode the picture again")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise AecliError(f"{name} claims a picture of {size[0]}×{size[1]} pixels: it is not read")
+    return size[0], size[1]
+
+
+def _weights_label(header: Header, name: str) -> tuple[str, str]:
+    label = str(header.get("weights", "")).rsplit(" ", 1)
+    if len(label) != 2 or len(label[1]) != DIGEST_LENGTH:
+        raise AecliError(f"{name} is damaged (it does not say which weights it needs): encode the picture again")
+    return label[0], label[1]
+
+
+def _other_weights(name: str, weights: str, digest: str) -> AecliError:
+    return AecliError(f"{name} was encoded with weights {weights} {digest}…, which are not here: pass --weights FILE")
+
+
+def _bytes_array(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def _png(alpha: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(alpha).save(stream, "PNG", optimize=True)
+    return stream.getvalue()

@@ -1,0 +1,56 @@
+"""Where and how precisely networks run: device, precision, threads."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from aecli.errors import UsageError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and whether autocast to bfloat16 is on there."""
+
+    device: torch.device
+    bf16: bool
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which a network runs."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+    def __str__(self) -> str:
+        return f"{self.device.type} {'bf16' if self.bf16 else 'fp32'}"
+
+
+def select(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Compute:
+    """Resolve `auto`: the GPU where there is one; bf16 on a GPU or where the processor has matrix units for it.
+
+    Raises UsageError for a device that this machine does not have, or an unknown word.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"--device {device} is not known: give one of {', '.join(DEVICES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is not known: give one of {', '.join(PRECISIONS)}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[device]:
+        raise UsageError(f"--device {device} is not available on this machine: pass --device auto or cpu")
+    bf16 = precision == "bf16" or (precision == "auto" and _has_fast_bf16(device))
+    return Compute(torch.device(device), bf16)
+
+
+def _has_fast_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device == "mps":
+        return False
+    return any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))

@@ -1,0 +1,579 @@
+"""Pictures from and to files: the one place that knows depths, palettes, alpha, orientation, profiles and metadata.
+
+Whatever a file held, the rest of the program sees a `Picture`: upright pixels, grey or RGB, 8 or 16 bits a sample,
+alpha apart. What had to be reduced on the way is listed in its `notes`, so that nothing is lost in silence.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from aecli.errors import AecliError, UsageError
+
+Array = npt.NDArray[Any]
+
+MAX_PIXELS = 1_000_000_000  # 3 GB as 8-bit RGB: beyond that a header is more likely to lie than a picture to be that large
+
+# Only formats with a signature, and none that starts another program (EPS runs Ghostscript) or needs a plug-in.
+_READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "QOI")
+
+# fmt: off
+SUFFIXES: frozenset[str] = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".dib",
+    ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpx", ".qoi",
+})
+# fmt: on
+"""Suffixes, in lower case, of the files that a walk through a folder takes for pictures."""
+
+FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        ".png": "PNG",
+        ".jpg": "JPEG",
+        ".jpeg": "JPEG",
+        ".webp": "WEBP",
+        ".avif": "AVIF",
+        ".tif": "TIFF",
+        ".tiff": "TIFF",
+        ".bmp": "BMP",
+        ".ppm": "PPM",
+        ".pgm": "PPM",
+        ".pnm": "PPM",
+        ".jp2": "JPEG2000",
+    }
+)
+"""Suffixes that can be written, and Pillow's name of their format. Not GIF: 256 colours are too few for a result."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as the file meant it to be seen: upright, palette resolved, alpha not premultiplied.
+
+    Change the pixels with `dataclasses.replace(picture, pixels=…)`; the rest goes along to `write_picture`.
+    """
+
+    pixels: Array  # (H, W, C), C = 1 grey or 3 RGB; uint8 0-255 or uint16 0-65535
+    alpha: Array | None = None  # (H, W), same dtype; 0 is transparent
+    mode: str = "RGB"  # Pillow's mode of the file
+    icc: bytes | None = None  # colour profile of `pixels`
+    exif: bytes | None = None  # as Pillow takes it, b"Exif\0\0" first; its orientation is 1 or absent
+    dpi: tuple[float, float] | None = None  # horizontal, vertical, after the orientation was applied
+    format: str | None = None  # Pillow's name of the file's format
+    notes: tuple[str, ...] = ()  # what was reduced on reading, one clause each
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_picture(source: Path | BinaryIO | bytes, name: str | None = None) -> Picture:
+    """Reads a whole picture from a file, an open binary stream (which need not be seekable) or the bytes of a file.
+
+    `name` is what error messages call it. Raises AecliError if it is missing, unreadable, empty, no picture, damaged,
+    cut short, or larger than MAX_PIXELS.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "the picture")
+    with _errors_as_sentences(name):
+        if isinstance(source, Path):
+            with source.open("rb") as stream:
+                return _read_stream(stream, name)
+        return _read_stream(io.BytesIO(source) if isinstance(source, bytes) else source, name)
+
+
+def from_pil(image: Image.Image, name: str = "picture") -> Picture:
+    """Makes a Picture of a Pillow image of any mode, as `read_picture` does for a file.
+
+    Raises AecliError if its pixels cannot be decoded or have values that no picture has.
+    """
+    with _errors_as_sentences(name):
+        return _picture_of(image, name, stored_bits=8)
+
+
+def _read_stream(stream: BinaryIO, name: str) -> Picture:
+    if not stream.seekable():
+        stream = io.BytesIO(stream.read())
+    head = stream.read(1 << 16)  # where every format that we read keeps its bit depth
+    if not head:
+        raise AecliError(f"{name} is empty (0 bytes): check where it came from")
+    with _pillow_kept_quiet():
+        image = Image.open(stream, formats=_READABLE)
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        frames = getattr(image, "n_frames", 1)
+        if image.format == "TIFF":
+            image.getexif()  # Pillow would read it while decoding, where its warnings reach the terminal
+    with image:
+        if image.format == "JPEG2000":
+            _check_codestream_ends(stream, name)
+        picture = _picture_of(image, name, _stored_bits(image, head))
+    if frames > 1:
+        picture = replace(picture, notes=(*picture.notes, f"only the first of {frames} frames was read"))
+    return picture
+
+
+def _check_codestream_ends(stream: BinaryIO, name: str) -> None:
+    """A JPEG 2000 file cut where its first tile starts decodes to a blank picture: it must have its end marker."""
+    position = stream.tell()
+    stream.seek(0)
+    if b"\xff\xd9" not in stream.read():
+        raise AecliError(f"{name} is damaged or cut short (it has no end): get a whole copy of the file")
+    stream.seek(position)
+
+
+_pillow_lock = threading.Lock()
+
+
+@contextmanager
+def _pillow_kept_quiet() -> Iterator[None]:
+    """Reading of headers under our own limit of pixels, without Pillow's warnings.
+
+    The limit and the filters belong to the whole process: the lock keeps our own threads apart, and decoding, which
+    takes the time, stays outside.
+    """
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit_of_others, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit_of_others
+
+
+@contextmanager
+def _errors_as_sentences(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes one AecliError; hostile files raise almost any type of exception."""
+    try:
+        yield
+    except (AecliError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise AecliError(f"{name} is not a picture that can be read (unknown or damaged format): check the file") from error
+    except Image.DecompressionBombError as error:
+        raise AecliError(f"{name} claims more than {MAX_PIXELS:,} pixels: cut it into smaller pictures") from error
+    except OSError as error:
+        raise (unreadable(name, error) if error.errno is not None else _damaged(name, error)) from error
+    except Exception as error:
+        raise _damaged(name, error) from error
+
+
+def unreadable(name: str, error: OSError) -> AecliError:
+    """The sentence for a file that the operating system does not hand out."""
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return AecliError(f"{name} does not exist: check the name")
+        case errno.EISDIR:
+            return AecliError(f"{name} is a folder: name the files in it")
+        case errno.EACCES | errno.EPERM:
+            return AecliError(f"{name} may not be read: check its permissions")
+    return AecliError(f"{name} could not be read ({error.strerror or error}): check the disk and the name")
+
+
+def _damaged(name: str, error: Exception) -> AecliError:
+    return AecliError(f"{name} is damaged or cut short ({error or type(error).__name__}): get a whole copy of the file")
+
+
+def _stored_bits(image: Image.Image, head: bytes) -> int:
+    """Bits a sample in the file, which the mode does not tell: Pillow decodes colour with 8 bits whatever there is."""
+    match image.format:
+        case "PNG":
+            return head[24]
+        case "TIFF":
+            return int(max(image.tag_v2.get(258, (1,))))  # type: ignore[attr-defined]
+        case "PPM":
+            header = re.match(rb"P[2356]\s+\d+\s+\d+\s+(\d+)", re.sub(rb"#[^\n]*\n", b"", head[:4096]))
+            return int(header[1]).bit_length() if header else 8
+        case "JPEG2000":
+            size_marker = head.find(b"\xff\x4f\xff\x51")
+            return (head[size_marker + 42] & 0x7F) + 1 if 0 <= size_marker < len(head) - 42 else 8
+        case "AVIF":
+            configuration = head.find(b"av1C")
+            high_bitdepth = 0 <= configuration < len(head) - 6 and head[configuration + 6] & 0x40
+            return 10 if high_bitdepth else 8
+    return 8
+
+
+def _picture_of(image: Image.Image, name: str, stored_bits: int) -> Picture:
+    image.load()
+    mode, samples = image.mode, _samples_of(image, name, stored_bits)
+    with _pillow_kept_quiet():
+        exif, orientation, exif_notes = _exif_of(image)
+    dpi = _dpi_of(image)
+    icc = image.info.get("icc_profile") if samples.profile_fits else None
+    return Picture(
+        pixels=_upright(samples.pixels, orientation),
+        alpha=None if samples.alpha is None else _upright(samples.alpha, orientation),
+        mode=mode,
+        icc=icc or None,
+        exif=exif,
+        dpi=(dpi[1], dpi[0]) if dpi and orientation >= 5 else dpi,
+        format=image.format,
+        notes=samples.notes + exif_notes,
+    )
+
+
+# -------------------------------------------------------------------------------------------------- pixels of each mode
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    pixels: Array  # (H, W, C)
+    alpha: Array | None = None  # (H, W)
+    notes: tuple[str, ...] = ()
+    profile_fits: bool = True  # the file's ICC profile still describes `pixels`
+
+
+def _samples_of(image: Image.Image, name: str, stored_bits: int) -> _Samples:
+    match image.mode:
+        case "P" | "PA":
+            return _samples_of_palette(image)
+        case "I" | "I;16" | "I;16L" | "I;16B" | "I;16N":
+            return _samples_of_integers(image, name, stored_bits)
+        case "F":
+            return _samples_of_floats(image, name)
+        case "CMYK":
+            return _samples_of_cmyk(image)
+        case "1" | "L" | "LA" | "La" | "RGB" | "RGBA" | "RGBa" | "RGBX" | "YCbCr" | "LAB" | "HSV":
+            return _samples_of_bytes(image, stored_bits)
+    raise AecliError(f"{name} has pixels of the kind {image.mode}, which is not supported: convert it to RGB first")
+
+
+def _samples_of_bytes(image: Image.Image, stored_bits: int) -> _Samples:
+    grey, has_alpha = image.mode in {"1", "L", "LA", "La"}, image.mode in {"LA", "La", "RGBA", "RGBa"}
+    bands = np.array(image.convert(("L" if grey else "RGB") + "A" * has_alpha))
+    bands = bands.reshape(*bands.shape[:2], -1)  # (H, W, 1-4)
+    alpha = bands[..., -1] if has_alpha else None
+    pixels = bands[..., :-1] if has_alpha else bands
+    if (image.format, image.mode, stored_bits) == ("PNG", "RGBA", 16) and _all_grey(pixels):
+        pixels = pixels[..., :1]  # Pillow has no mode for 16-bit grey with alpha and makes it RGBA
+    if alpha is None and image.mode in {"1", "L", "RGB"}:
+        alpha = _alpha_of_key(pixels, _transparent_byte(image, stored_bits))
+    kind = "grey" if pixels.shape[2] == 1 else "colour"
+    notes = (f"{stored_bits}-bit {kind} was read with 8 bits",) if stored_bits > 8 else ()
+    return _Samples(pixels, alpha, notes, profile_fits=image.mode != "LAB")
+
+
+def _samples_of_palette(image: Image.Image) -> _Samples:
+    has_alpha = image.has_transparency_data
+    bands = np.array(image.convert("RGBA" if has_alpha else "RGB"))  # (H, W, 3 or 4)
+    pixels = bands[..., :3]
+    # A profile in a palette file is one for RGB, which grey pixels could not keep.
+    if "icc_profile" not in image.info and _all_grey(pixels):
+        pixels = pixels[..., :1]
+    return _Samples(pixels, bands[..., 3] if has_alpha else None)
+
+
+def _samples_of_integers(image: Image.Image, name: str, stored_bits: int) -> _Samples:
+    values = np.array(image)[..., None]  # (H, W, 1)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise AecliError(f"{name} has values from {low} to {high}, outside 0-65535: scale it to 16 bits first")
+    pixels: Array = values.astype(np.uint16)
+    if image.format == "TIFF" and image.mode.startswith("I;16"):
+        if stored_bits == 12:
+            pixels = (pixels << 4) | (pixels >> 8)  # 0-4095 to 0-65535
+        if image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
+            pixels = ~pixels  # WhiteIsZero, which Pillow heeds for 8 bits only
+    return _Samples(pixels, _alpha_of_key(pixels, image.info.get("transparency")))
+
+
+def _samples_of_floats(image: Image.Image, name: str) -> _Samples:
+    """Floating-point files do not say what white is, so the largest value has to: 1, 255 or 65535."""
+    values = np.array(image, dtype=np.float64)[..., None]  # (H, W, 1)
+    if not np.isfinite(values).all():
+        raise AecliError(f"{name} has pixels that are infinite or no number: replace them first")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 65535:
+        raise AecliError(f"{name} has values from {low:g} to {high:g}: scale them to 0-1 first")
+    white = next(white for white in (1, 255, 65535) if high <= white)
+    pixels = np.rint(values * (65535 / white)).astype(np.uint16)
+    return _Samples(pixels, notes=(f"floating-point values were read with 16 bits, {white} as white",))
+
+
+def _samples_of_cmyk(image: Image.Image) -> _Samples:
+    profile = image.info.get("icc_profile")
+    rgb = _cmyk_to_srgb(image, profile) if profile else None
+    note = "CMYK was converted to sRGB with its colour profile" if rgb else "CMYK was converted to RGB without a profile"
+    return _Samples(np.array(rgb or image.convert("RGB")), notes=(note,), profile_fits=False)
+
+
+def _cmyk_to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """None where the profile is damaged or not one for CMYK."""
+    from PIL import ImageCms
+
+    try:
+        return ImageCms.profileToProfile(
+            image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return None
+
+
+def _all_grey(pixels: Array) -> bool:
+    return bool((pixels[..., :1] == pixels).all())
+
+
+def _transparent_byte(image: Image.Image, stored_bits: int) -> Any:
+    """The colour that PNG's tRNS chunk makes transparent, scaled as the 8-bit pixels are: Pillow leaves it unscaled."""
+    key = image.info.get("transparency")
+    if key is None or image.mode == "1" or stored_bits == 8:
+        return key
+    if stored_bits == 16:
+        return np.asarray(key) >> 8
+    return np.asarray(key) * (255 // (2**stored_bits - 1))
+
+
+def _alpha_of_key(pixels: Array, key: Any) -> Array | None:
+    """Alpha of a picture in which one colour, `key`, is transparent and every other opaque."""
+    if key is None or isinstance(key, bytes):
+        return None
+    opaque = (pixels != np.asarray(key)).any(axis=2)
+    return np.where(opaque, np.iinfo(pixels.dtype).max, 0).astype(pixels.dtype)
+
+
+# ------------------------------------------------------------------------------------------------------------- metadata
+
+_TURNS: Mapping[int, Callable[[Array], Array]] = MappingProxyType(
+    {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }
+)
+
+# A TIFF file mixes these with tags on how its own pixels are stored, which must not follow the picture elsewhere.
+_DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+_DESCRIPTIVE_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+
+
+def _upright(samples: Array, orientation: int) -> Array:
+    turn = _TURNS.get(orientation)
+    return np.ascontiguousarray(turn(samples) if turn else samples)
+
+
+def _exif_of(image: Image.Image) -> tuple[bytes | None, int, tuple[str, ...]]:
+    """The EXIF block with its orientation reset, the orientation still to be applied (1-8), and notes."""
+    stored = image.info.get("exif")
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        orientation = orientation if orientation in _TURNS else 1
+        if isinstance(stored, bytes):
+            if not len(exif):
+                raise ValueError("not one readable tag")
+            block = stored if stored.startswith(b"Exif\0\0") else b"Exif\0\0" + stored
+            return _with_orientation_reset(block), orientation, ()
+        return _descriptive_exif(exif), orientation, ()
+    except Exception:  # the parser meets whatever cameras and editors left behind
+        return None, 1, ("unreadable EXIF data was left out",)
+
+
+def _with_orientation_reset(block: bytes) -> bytes:
+    """Sets the tag to 1 in place: writing the block anew would lose maker notes, which point into it."""
+    data = bytearray(block)
+    start, order = 6, "<" if block[6:8] == b"II" else ">"
+    (directory,) = struct.unpack_from(order + "I", data, start + 4)
+    (entries,) = struct.unpack_from(order + "H", data, start + directory)
+    for entry in range(start + directory + 2, start + directory + 2 + 12 * entries, 12):
+        if struct.unpack_from(order + "H", data, entry) == (ExifTags.Base.Orientation,):
+            struct.pack_into(order + "HHIHH", data, entry, ExifTags.Base.Orientation, 3, 1, 1, 0)
+    return bytes(data)
+
+
+def _descriptive_exif(exif: Image.Exif) -> bytes | None:
+    kept = Image.Exif()
+    for tag in _DESCRIPTIVE_TAGS:
+        if tag in exif:
+            kept[tag] = exif[tag]
+    for ifd in _DESCRIPTIVE_IFDS:
+        if entries := exif.get_ifd(ifd):
+            kept[ifd] = dict(entries)
+    return kept.tobytes() if len(kept) else None
+
+
+def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        x, y = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 0 < x < 65536 and 0 < y < 65536 else None  # false for NaN too
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class _Writer:
+    modes: frozenset[str]  # those of L, LA, RGB, RGBA and I;16 that the format holds
+    metadata: bool  # ICC and EXIF
+    options: Mapping[str, Any]
+
+
+# A result should not lose a second time what the model has kept. So lossless wherever the format can: WebP too, whose
+# lossy kind halves the resolution of colour. JPEG and AVIF cannot, through Pillow: there 95 with full colour (4:4:4).
+_WRITERS: Mapping[str, _Writer] = MappingProxyType(
+    {
+        "PNG": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
+        "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {"compression": "tiff_adobe_deflate"}),
+        "JPEG": _Writer(frozenset({"L", "RGB"}), True, {"quality": 95, "subsampling": "4:4:4"}),
+        "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}),  # exact: colour under alpha 0
+        "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, {"quality": 95, "subsampling": "4:4:4"}),
+        "JPEG2000": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {}),
+        "BMP": _Writer(frozenset({"L", "RGB"}), False, {}),
+        "PPM": _Writer(frozenset({"L", "RGB", "I;16"}), False, {}),
+    }
+)
+
+
+def format_of(path: Path) -> str:
+    """Pillow's name of the format in which this file is written. Raises UsageError for a suffix not in FORMATS."""
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        suffix = f"the suffix {path.suffix}, which cannot be written" if path.suffix else "no suffix"
+        raise UsageError(f"{path} has {suffix}: choose .png, .jpg, .webp, .avif or .tif") from None
+
+
+def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "the picture") -> tuple[str, ...]:
+    """Writes the picture in one of the formats of FORMATS and returns what was reduced on writing, one clause each.
+
+    Raises AecliError if the format cannot hold its transparency or its size; `target` is then untouched.
+    """
+    writer = _WRITERS.get(format)
+    if writer is None:
+        raise AecliError(f"{name} cannot be written as {format}: choose one of {', '.join(_WRITERS)}")
+    if not _holds_alpha(writer) and picture.alpha is not None:
+        if (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
+            raise AecliError(f"{format} cannot hold the transparency of {name}: choose .png")
+        picture = replace(picture, alpha=None)
+    image = to_pil(picture)
+    notes: list[str] = []
+    if image.mode == "I;16" and image.mode not in writer.modes:
+        image = to_pil(with_8_bits(picture))
+    if picture.pixels.dtype == np.uint16 and image.mode != "I;16":
+        notes.append("16-bit values were written with 8 bits")
+    if image.mode not in writer.modes:
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
+    metadata, metadata_notes = _metadata_for(picture, image, format)
+    options = {**writer.options}
+    if image.mode == "L":
+        options.pop("subsampling", None)  # with it AVIF would write three channels for grey
+    if "exif" in metadata:
+        options.pop("compression", None)  # libtiff, which compresses, fails on EXIF
+    buffer = io.BytesIO()  # Pillow seeks, and leaves half a file behind when it fails
+    try:
+        image.save(buffer, format, **options, **metadata)
+    except (OSError, ValueError, RuntimeError, SyntaxError, struct.error) as error:
+        size = f"{picture.width} x {picture.height} pixels"
+        raise AecliError(f"{name} ({size}) cannot be written as {format} ({error}): choose .png") from error
+    target.write(buffer.getbuffer())
+    return (*notes, *metadata_notes)
+
+
+def _holds_alpha(writer: _Writer) -> bool:
+    return "RGBA" in writer.modes
+
+
+def _metadata_for(picture: Picture, image: Image.Image, format: str) -> tuple[dict[str, Any], list[str]]:
+    """Keyword arguments for Pillow, and notes on what the file cannot take."""
+    metadata: dict[str, Any] = {"dpi": picture.dpi} if picture.dpi else {}
+    # Pillow would otherwise write the profile that `to_pil` left in the image.
+    metadata["icc_profile"] = None
+    notes = []
+    holds_metadata = _WRITERS[format].metadata
+    if picture.icc:
+        grey_profile_for_colour = image.mode.startswith("RGB") and picture.icc[16:20] == b"GRAY"
+        if holds_metadata and not grey_profile_for_colour:
+            metadata["icc_profile"] = picture.icc
+        else:
+            notes.append(f"the colour profile was left out, as {format} cannot hold it")
+    if picture.exif:
+        if holds_metadata and not (format == "JPEG" and len(picture.exif) > 65533):
+            metadata["exif"] = picture.exif
+        else:
+            notes.append(f"EXIF data was left out, as {format} cannot hold it")
+    return metadata, notes
+
+
+def with_8_bits(picture: Picture) -> Picture:
+    """The picture with pixels and alpha rounded to uint8; one that is uint8 already comes back as it is."""
+    alpha = None if picture.alpha is None else _to_8_bits(picture.alpha)
+    return replace(picture, pixels=_to_8_bits(picture.pixels), alpha=alpha)
+
+
+def _to_8_bits(samples: Array) -> Array:
+    """Rounds 0-65535 to 0-255; bytes pass."""
+    if samples.dtype == np.uint8:
+        return samples
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------- arrays and Pillow
+
+
+def from_array(array: Array) -> Picture:
+    """Makes a Picture of (H, W) grey or (H, W, C) with C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+
+    uint8 and uint16 are taken as they are; floats must lie within 0-1 and are rounded to uint8, as most files are.
+    Raises AecliError for other shapes and types, for floats outside 0-1 and for NaN.
+    """
+    samples = array[..., None] if array.ndim == 2 else array
+    if samples.ndim != 3 or samples.shape[2] not in {1, 2, 3, 4} or samples.size == 0:
+        raise AecliError(f"an array of shape {array.shape} is no picture: pass (H, W) or (H, W, C) with C from 1 to 4")
+    if np.issubdtype(samples.dtype, np.floating):
+        if not (samples.min() >= 0 and samples.max() <= 1):  # NaN fails both
+            raise AecliError("a picture of floats must lie within 0-1, without NaN: clip or scale it first")
+        samples = np.rint(samples * 255.0).astype(np.uint8)
+    if samples.dtype not in (np.uint8, np.uint16):
+        raise AecliError(f"an array of {samples.dtype} is no picture: pass uint8, uint16 or floats within 0-1")
+    samples = samples.astype(samples.dtype.newbyteorder("="))  # a copy, so that the picture is the caller's no longer
+    channels = 3 if samples.shape[2] >= 3 else 1
+    alpha = np.ascontiguousarray(samples[..., -1]) if samples.shape[2] in {2, 4} else None
+    picture = Picture(np.ascontiguousarray(samples[..., :channels]), alpha)
+    return replace(picture, mode=_pillow_mode(picture))
+
+
+def to_pil(picture: Picture) -> Image.Image:
+    """The picture as a Pillow image of mode L, LA, RGB, RGBA, or I;16 for 16-bit grey without alpha.
+
+    Pillow has no 16-bit colour and no 16-bit grey with alpha: these are rounded to 8 bits.
+    """
+    mode = _pillow_mode(picture)
+    if mode != "I;16":
+        picture = with_8_bits(picture)
+    bands = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    image = Image.fromarray(bands[..., 0] if bands.shape[2] == 1 else bands)
+    stored = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi}
+    image.info.update({key: value for key, value in stored.items() if value is not None})
+    return image
+
+
+def _pillow_mode(picture: Picture) -> str:
+    grey = picture.pixels.shape[2] == 1
+    if grey and picture.alpha is None and picture.pixels.dtype == np.uint16:
+        return "I;16"
+    return ("L" if grey else "RGB") + ("" if picture.alpha is None else "A")

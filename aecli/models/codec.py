@@ -1,0 +1,248 @@
+"""The photograph codec: a mean-scale hyperprior autoencoder with a checkerboard context and gain vectors for every quality."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aecli.models.layers import Bottleneck, Float32Conv2d, HeadConv2d, stack, ste_round, upsample
+
+SCALES = 64  # entries of the table of standard deviations
+SCALE_MIN, SCALE_MAX = 0.11, 256.0
+# The network's raw output r means scale index 8r + 24: raw values of order one then span the table.
+INDEX_SLOPE, INDEX_OFFSET = 8, 24
+HYPER_HALF_WIDTH = 63  # values of z from −63 to 63 have a probability each, others are escaped
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """widths, blocks: channels and residual blocks at 1/2, 1/4, 1/8 of the resolution; latent, hyper: channels of y and z."""
+
+    widths: tuple[int, ...] = (96, 128, 192)
+    blocks_down: tuple[int, ...] = (2, 3, 4)
+    blocks_up: tuple[int, ...] = (3, 4, 4)
+    latent: int = 192
+    hyper: int = 128
+    lambdas: tuple[float, ...] = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "blocks_down", "blocks_up", "lambdas"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+class CodecOutput(NamedTuple):
+    """x_hat (B, 3, H, W) 0–1, not clipped; bits_y and bits_z (B,): estimated bits of each picture."""
+
+    x_hat: Tensor
+    bits_y: Tensor
+    bits_z: Tensor
+
+
+class Codec(nn.Module):
+    """Mean-scale hyperprior (Minnen et al. 2018) with a two-pass checkerboard context (He et al. 2021) and gain units (Cui
+    et al. 2021), so that one set of weights serves all qualities::
+
+        x ─ g_a ─ y ─ ·gain ─┬─ round(y − mu) ─ range coder ─ + mu ─ ·inverse gain ─ g_s ─ x_hat
+                             └─ h_a ─ z ─ round ─ range coder ─ h_s ─┐
+                                      first half of y_hat ─ context ─┴─ parameters ─ mu, sigma
+
+    `h_s`, `context` and `parameters` are evaluated in exact integer arithmetic when files are written and read
+    (aecli/coding/exact.py); they hold nothing but convolutions, ReLU and pixel shuffle for that reason.
+    """
+
+    Config = CodecConfig
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        w2, w4, w8 = config.widths
+        M, N = config.latent, config.hyper
+        d2, d4, d8 = config.blocks_down
+        u2, u4, u8 = config.blocks_up
+        self.g_a = nn.Sequential(
+            HeadConv2d(3, w2, 5, stride=2, padding=2),
+            stack(Bottleneck, w2, d2),
+            nn.Conv2d(w2, w4, 3, stride=2, padding=1),
+            stack(Bottleneck, w4, d4),
+            nn.Conv2d(w4, w8, 3, stride=2, padding=1),
+            stack(Bottleneck, w8, d8),
+            # y is quantised: bfloat16 could not hold values of a few hundred to the unit.
+            Float32Conv2d(w8, M, 3, stride=2, padding=1),
+        )  # (B, 3, H, W) → (B, M, H/16, W/16)
+        self.g_s = nn.Sequential(
+            HeadConv2d(M, w8, 3, padding=1),
+            stack(Bottleneck, w8, 2),
+            upsample(w8, w8),
+            stack(Bottleneck, w8, u8),
+            upsample(w8, w4),
+            stack(Bottleneck, w4, u4),
+            upsample(w4, w2),
+            stack(Bottleneck, w2, u2),
+            Float32Conv2d(w2, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+        self.h_a = nn.Sequential(
+            HeadConv2d(M, M, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(M, M, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            Float32Conv2d(M, N, 3, stride=2, padding=1),
+        )  # (B, M, H/16, W/16) → (B, N, H/64, W/64)
+        self.h_s = nn.Sequential(
+            nn.Conv2d(N, M, 3, padding=1),
+            nn.ReLU(inplace=True),
+            *upsample(M, M),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(M, M, 3, padding=1),
+            nn.ReLU(inplace=True),
+            *upsample(M, M),
+            nn.ReLU(inplace=True),
+        )  # (B, N, H/64, W/64) → (B, M, H/16, W/16)
+        self.context = nn.Conv2d(M, M, 5, padding=2)
+        self.parameters_net = nn.Sequential(
+            nn.Conv2d(2 * M, 2 * M, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(2 * M, 2 * M, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(2 * M, 2 * M, 1),
+        )  # features and context → mu and the raw scale index
+        self.prior = LogisticMixture(N)
+        # The best step at rate-distortion slope lambda goes as 1/sqrt(lambda) (high-rate theory): a good place to start.
+        start = 0.5 * torch.tensor(config.lambdas).log()
+        start = (start - start.mean())[:, None].expand(-1, M)
+        self.log_gain = nn.Parameter(start.clone() + math.log(4.0))
+        self.log_inverse_gain = nn.Parameter(-start.clone() - math.log(4.0))
+
+        # Integer probability tables, filled when training ends (aecli/coding/tables.py)
+        entries = sum(2 * gaussian_half_width(index) + 2 for index in range(SCALES))
+        self.register_buffer("gaussian_frequencies", torch.zeros(entries, dtype=torch.int32))
+        self.register_buffer("hyper_frequencies", torch.zeros(N, 2 * HYPER_HALF_WIDTH + 2, dtype=torch.int32))
+
+    gaussian_frequencies: Tensor
+    hyper_frequencies: Tensor
+    stride = 64
+
+    @property
+    def analysis_radius(self) -> int:
+        """How far, in pixels, y depends on the picture: tiles that overlap by this much give the same y."""
+        d2, d4, d8 = self.config.blocks_down
+        return 2 + 2 * d2 + 2 + 4 * d4 + 4 + 8 * d8 + 8
+
+    @property
+    def synthesis_radius(self) -> int:
+        """How far, in pixels, the decoded picture depends on y."""
+        u2, u4, u8 = self.config.blocks_up
+        return 16 + 16 * 2 + 8 * u8 + 4 * u4 + 2 * u2 + 2
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in 0–1, H and W multiples of 64 → y before its gain, (B, M, H/16, W/16)."""
+        return self.g_a(x - 0.5)  # type: ignore[no-any-return]
+
+    def synthesis(self, y: Tensor) -> Tensor:
+        """y after its inverse gain, (B, M, H/16, W/16) → pictures (B, 3, H, W), about 0–1."""
+        return self.g_s(y) + 0.5  # type: ignore[no-any-return]
+
+    def gains(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and inverse gain (B, M, 1, 1) at a level (B,) in 0 … len(lambdas) − 1; between two levels the logarithms are interpolated."""
+        lower = level.floor().long().clamp(0, len(self.config.lambdas) - 2)
+        share = (level - lower)[:, None]
+        logs = (torch.lerp(table[lower], table[lower + 1], share) for table in (self.log_gain, self.log_inverse_gain))
+        gain, inverse = (log.exp()[..., None, None] for log in logs)
+        return gain, inverse
+
+    def forward(self, x: Tensor, level: Tensor) -> CodecOutput:
+        """What training needs: the restored picture and the estimated bits, differentiable.
+
+        Mixed quantisation (Minnen & Singh 2020): uniform noise where the rate is measured, straight-through rounding where
+        the decoder reads.
+        """
+        gain, inverse_gain = self.gains(level)
+        y = self.analysis(x) * gain
+        z = self.h_a(y).float()
+        features = self.h_s(ste_round(z))
+        y_noisy = y + torch.empty_like(y).uniform_(-0.5, 0.5)
+        anchors = checkerboard(*y.shape[-2:], device=y.device)
+        context = self.context(y_noisy * anchors) * ~anchors
+        mu, raw = self.parameters_net(torch.cat([features, context], dim=1)).float().chunk(2, dim=1)
+        sigma = scale_of_index(INDEX_SLOPE * raw + INDEX_OFFSET)
+        bits_y = gaussian_bits(y_noisy - mu, sigma).sum(dim=(1, 2, 3))
+        bits_z = self.prior.bits(z + torch.empty_like(z).uniform_(-0.5, 0.5)).sum(dim=(1, 2, 3))
+        y_hat = ste_round(y - mu) + mu
+        return CodecOutput(self.synthesis(y_hat * inverse_gain).float(), bits_y, bits_z)
+
+
+class LogisticMixture(nn.Module):
+    """A density a channel for the hyper-latents: a mixture of three logistic distributions, integrated over unit intervals."""
+
+    def __init__(self, channels: int, components: int = 3) -> None:
+        super().__init__()
+        self.location = nn.Parameter(torch.linspace(-4.0, 4.0, components).repeat(channels, 1))  # (N, K)
+        self.log_scale = nn.Parameter(torch.full((channels, components), 0.7))
+        self.logit = nn.Parameter(torch.zeros(channels, components))
+
+    def probability(self, z: Tensor) -> Tensor:
+        """Probability of the unit interval around z; z: (B, N, H, W) → the same shape."""
+        z = z[..., None]  # (B, N, H, W, 1)
+        location, scale = self.location[:, None, None], self.log_scale.clamp(-4, 5).exp()[:, None, None]
+        distance = (z - location).abs()  # the lower tail is the accurate one, by symmetry
+        mass = torch.sigmoid((0.5 - distance) / scale) - torch.sigmoid((-0.5 - distance) / scale)
+        return (mass * self.logit.softmax(dim=-1)[:, None, None]).sum(dim=-1)
+
+    def bits(self, z: Tensor) -> Tensor:
+        """Bits of each z."""
+        return -lower_bound(self.probability(z), 1e-9).log2()
+
+
+def checkerboard(height: int, width: int, *, device: torch.device | None = None) -> Tensor:
+    """True at the anchors, the positions that are coded first, (height, width)."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return (rows[:, None] + columns) % 2 == 0
+
+
+def scale_of_index(index: Tensor) -> Tensor:
+    """Standard deviation of a (fractional) scale index: 0 … 63 spans 0.11 … 256 evenly in the logarithm."""
+    step = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
+    return torch.exp(math.log(SCALE_MIN) + step * lower_bound(index, 0.0).clamp(max=SCALES - 1.0))
+
+
+def gaussian_half_width(index: int) -> int:
+    """How far from zero the table of a scale index reaches: six standard deviations."""
+    return math.ceil(6 * SCALE_MIN * (SCALE_MAX / SCALE_MIN) ** (index / (SCALES - 1))) + 1
+
+
+def gaussian_bits(v: Tensor, sigma: Tensor) -> Tensor:
+    """Bits of v under a normal distribution of mean 0, integrated over the unit interval around it."""
+    v = v.abs()
+    upper, lower = (0.5 - v) / sigma, (-0.5 - v) / sigma
+    probability = 0.5 * (torch.erfc(-upper * math.sqrt(0.5)) - torch.erfc(-lower * math.sqrt(0.5)))
+    return -lower_bound(probability, 1e-9).log2()
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        (x,) = ctx.saved_tensors
+        return gradient * ((x >= ctx.bound) | (gradient < 0)), None
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound), whose gradient still flows where it would push x up (Ballé et al. 2018)."""
+    return _LowerBound.apply(x, bound)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def rate_distortion(output: CodecOutput, x: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, bits per pixel, mean squared error in 0–1), each (B,): loss = bpp + lambda · 255² · MSE."""
+    bpp = (output.bits_y + output.bits_z) / (x.shape[-1] * x.shape[-2])
+    mse = F.mse_loss(output.x_hat, x, reduction="none").mean(dim=(1, 2, 3))
+    return bpp + lmbda * 255**2 * mse, bpp, mse

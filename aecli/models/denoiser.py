@@ -1,0 +1,102 @@
+"""The photograph denoiser: a bias-free residual U-Net on pixel-unshuffled input, told the noise level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aecli.models.layers import Float32Conv2d, HeadConv2d, ResidualBlock, upsample
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """widths: channels at 1/2, 1/4, 1/8 … of the resolution; blocks: residual blocks a level on the way down and up."""
+
+    widths: tuple[int, ...] = (64, 128, 256)
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+
+
+class Denoiser(nn.Module):
+    """Residual U-Net with a noise-level map.
+
+    ``x, sigma → unshuffle ×2 → head → [blocks, down]* → blocks → [up, + skip, blocks]* → tail → shuffle ×2 → x − noise``
+
+    The noise-level map and the work at half resolution are FFDNet's (Zhang et al. 2018), the U-Net is DRUNet's (Zhang et
+    al. 2021); without biases the network is homogeneous of degree one, so it goes on working at noise levels it was not
+    trained on and does not shift brightness (Mohan et al. 2020).
+    """
+
+    Config = DenoiserConfig
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, blocks = config.widths, config.blocks
+        top, bottom = widths[0], widths[-1]
+        self.head = HeadConv2d(4 * 3 + 1, top, 3, padding=1, bias=False)
+        self.down_blocks = nn.ModuleList(_blocks(w, blocks) for w in widths[:-1])
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
+        self.middle = _blocks(bottom, 2 * blocks)
+        self.ups = nn.ModuleList(upsample(b, a, bias=False) for a, b in reversed(list(zip(widths, widths[1:], strict=False))))
+        self.up_blocks = nn.ModuleList(_blocks(w, blocks) for w in reversed(widths[:-1]))
+        self.tail = Float32Conv2d(top, 4 * 3, 3, padding=1, bias=False)
+
+    @property
+    def stride(self) -> int:
+        """Heights and widths must be multiples of this; `forward` pads."""
+        return 2 ** len(self.config.widths)
+
+    @property
+    def receptive_radius(self) -> int:
+        """How far, in pixels, the output depends on the input: tiles that overlap by this much equal the whole picture."""
+        levels = len(self.config.widths)
+        radius = 2 + 2  # head and tail at half resolution
+        for level in range(levels):
+            per_level = 2 * self.config.blocks  # pixels of its own resolution, a 3×3 convolution adds one
+            radius += 2 * per_level * 2 ** (level + 1)
+        return radius + self.stride
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The clean picture.
+
+        Args:
+            x: noisy pictures, (B, 3, H, W), 0–1, any H and W.
+            sigma: standard deviation of the noise in the same unit, (B,) or a map (B, 1, H, W).
+        """
+        H, W = x.shape[-2:]
+        padded = pad_to_multiple(x, self.stride)
+        h = F.pixel_unshuffle(padded, 2)  # (B, 12, H/2, W/2)
+        h = self.head(torch.cat([h, self._noise_map(sigma, padded)], dim=1))
+        skips = []
+        for blocks, down in zip(self.down_blocks, self.downs, strict=True):
+            h = blocks(h)
+            skips.append(h)
+            h = down(h)
+        h = self.middle(h)
+        for up, blocks in zip(self.ups, self.up_blocks, strict=True):
+            h = blocks(up(h) + skips.pop())
+        noise = F.pixel_shuffle(self.tail(h), 2)
+        return x - noise[..., :H, :W]
+
+    def _noise_map(self, sigma: Tensor, x: Tensor) -> Tensor:
+        B, _, H, W = x.shape
+        if sigma.ndim == 1:
+            return sigma.view(B, 1, 1, 1).expand(B, 1, H // 2, W // 2).to(x.dtype)
+        return F.avg_pool2d(pad_to_multiple(sigma, self.stride), 2)
+
+
+def _blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, bias=False) for _ in range(count)))
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until height and width are multiples (replication works for pictures of one pixel too)."""
+    H, W = x.shape[-2:]
+    bottom, right = -H % multiple, -W % multiple
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x

@@ -1,0 +1,180 @@
+"""Fully connected autoencoders: dense (one hidden layer), deep (several), sparse (a constraint on the code)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from aecli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """channels, height, width: what a picture must be; activation: of the code. `linear` makes it PCA's equal."""
+
+    channels: int = 1
+    height: int = 28
+    width: int = 28
+    latent_dim: int = 32
+    activation: Literal["relu", "linear"] = "relu"
+
+
+@dataclass(frozen=True)
+class DeepConfig:
+    """hidden: widths of the encoder's hidden layers; the decoder mirrors them."""
+
+    channels: int = 1
+    height: int = 28
+    width: int = 28
+    latent_dim: int = 32
+    hidden: tuple[int, ...] = (1000, 500, 250)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+
+
+@dataclass(frozen=True)
+class SparseConfig:
+    """sparsity: `l1:WEIGHT` (penalty on the activations) or `kl:SHARE` (mean activation a unit is held at)."""
+
+    channels: int = 1
+    height: int = 28
+    width: int = 28
+    latent_dim: int = 128
+    sparsity: str = "l1:0.05"
+
+
+class FeatureAutoencoder(nn.Module):
+    """What the feature autoencoders have in common: pictures (B, C, H, W) in 0–1 ⇄ codes (B, latent_dim)."""
+
+    config: DenseConfig | DeepConfig | SparseConfig
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in 0–1 → (B, latent_dim)."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, latent_dim) → (B, C, H, W) in 0–1."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction."""
+        return self.decode(self.encode(x))
+
+    def loss(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """Squared error summed over a picture's pixels, averaged over the batch, plus the architecture's own penalty."""
+        return squared_error(self(noisy), clean).mean()
+
+
+def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    """(B,): squared error summed over pixels, the measure of Hinton & Salakhutdinov (2006)."""
+    return (x_hat - x).square().flatten(1).sum(dim=1)
+
+
+class Dense(FeatureAutoencoder):
+    """The simplest autoencoder of the literature: one hidden layer, 784–32–784 on MNIST, sigmoid output.
+
+    With `activation="linear"` the output is linear too, and the optimum spans PCA's subspace (Baldi & Hornik 1989).
+    """
+
+    Config = DenseConfig
+
+    def __init__(self, config: DenseConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._shape = (config.channels, config.height, config.width)
+        pixels = config.channels * config.height * config.width
+        self.encoder = nn.Linear(pixels, config.latent_dim)
+        self.decoder = nn.Linear(config.latent_dim, pixels)
+
+    def encode(self, x: Tensor) -> Tensor:
+        code = self.encoder(x.flatten(1))
+        return code if self.config.activation == "linear" else code.relu()  # type: ignore[no-any-return]
+
+    def decode(self, z: Tensor) -> Tensor:
+        x = self.decoder(z)
+        x = x if self.config.activation == "linear" else x.sigmoid()
+        return x.view(-1, *self._shape)  # type: ignore[no-any-return]
+
+
+class Deep(FeatureAutoencoder):
+    """Hinton & Salakhutdinov's (2006) autoencoder, 784–1000–500–250–code and back, trained at once, without pretraining."""
+
+    Config = DeepConfig
+
+    def __init__(self, config: DeepConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._shape = (config.channels, config.height, config.width)
+        widths = (config.channels * config.height * config.width, *config.hidden)
+        self.encoder = _perceptron((*widths, config.latent_dim))
+        self.decoder = _perceptron((config.latent_dim, *reversed(widths)))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x.flatten(1))  # type: ignore[no-any-return]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z).sigmoid().view(-1, *self._shape)  # type: ignore[no-any-return]
+
+
+class Sparse(FeatureAutoencoder):
+    """One hidden layer, wider than the dense one, of which few units are active for any picture.
+
+    `l1` adds a penalty on the activations (Olshausen & Field 1996); `kl` holds the mean activation of every sigmoid unit at a
+    share, by the Kullback–Leibler divergence (Ng 2011).
+    """
+
+    Config = SparseConfig
+
+    def __init__(self, config: SparseConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.kind, self.amount = parse_sparsity(config.sparsity)
+        self._shape = (config.channels, config.height, config.width)
+        pixels = config.channels * config.height * config.width
+        self.encoder = nn.Linear(pixels, config.latent_dim)
+        self.decoder = nn.Linear(config.latent_dim, pixels)
+
+    def encode(self, x: Tensor) -> Tensor:
+        code = self.encoder(x.flatten(1))
+        return code.relu() if self.kind == "l1" else code.sigmoid()  # type: ignore[no-any-return]
+
+    def decode(self, z: Tensor) -> Tensor:
+        # Directions of unit length: otherwise the code shrinks, the weights grow, and the penalty says nothing.
+        directions = nn.functional.normalize(self.decoder.weight, dim=0) if self.kind == "l1" else self.decoder.weight
+        return nn.functional.linear(z, directions, self.decoder.bias).sigmoid().view(-1, *self._shape)
+
+    def loss(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        code = self.encode(noisy)
+        error = squared_error(self.decode(code), clean).mean()
+        if self.kind == "l1":
+            return error + self.amount * code.abs().sum(dim=1).mean()
+        mean, share = code.mean(dim=0).clamp(1e-4, 1 - 1e-4), self.amount
+        divergence = share * (share / mean).log() + (1 - share) * ((1 - share) / (1 - mean)).log()
+        return error + divergence.sum()
+
+
+def active_share(code: Tensor) -> float:
+    """Mean share of units that are active (above 1 % of the batch's largest activation); code: (B, latent_dim)."""
+    return (code.abs() > 0.01 * code.abs().max()).float().mean().item()
+
+
+def parse_sparsity(text: str) -> tuple[str, float]:
+    """`l1:0.05` → ("l1", 0.05). Raises UsageError for anything else."""
+    kind, _, amount = text.partition(":")
+    try:
+        value = float(amount)
+    except ValueError:
+        value = -1.0
+    if (kind == "l1" and 0 <= value < float("inf")) or (kind == "kl" and 0 < value < 1):
+        return kind, value
+    raise UsageError(f"--sparsity {text} is not known: give l1:WEIGHT or kl:SHARE, such as l1:0.05 or kl:0.05")
+
+
+def _perceptron(widths: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])

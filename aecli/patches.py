@@ -1,0 +1,71 @@
+"""Pictures as grids of equal patches: how an autoencoder for small pictures takes one of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from aecli.errors import AecliError
+
+
+class PatchConfig(Protocol):
+    """What a model takes: pictures of exactly this shape."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A picture of height × width pixels, cut into rows × columns patches."""
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+
+
+def to_patches(x: Tensor, config: PatchConfig, name: str) -> tuple[Tensor, Grid]:
+    """Cut a picture into patches, the last ones filled up by repeating the edge.
+
+    Args:
+        x: (C, H, W) in 0–1, C 1 or 3; converted to the colours the model takes.
+        config: the model's.
+        name: what errors call the weights.
+
+    Returns:
+        (rows · columns, channels, height, width), and the grid.
+
+    Raises:
+        AecliError: a picture smaller than one patch.
+    """
+    height, width = x.shape[-2:]
+    h, w = config.height, config.width
+    if height < h or width < w:
+        raise AecliError(
+            f"a picture of {width}×{height} is too small for {name}, which takes {w}×{h} and larger: pass other --weights"
+        )
+    if config.channels == 1 and x.shape[0] == 3:
+        from aecli.training.data import luminance
+
+        x = luminance(x[None])[0]
+    x = x.expand(config.channels, -1, -1)
+    rows, columns = -(-height // h), -(-width // w)
+    padded = F.pad(x[None], (0, columns * w - width, 0, rows * h - height), mode="replicate")[0]
+    patches = padded.unfold(1, h, h).unfold(2, w, w)  # (C, rows, columns, h, w)
+    return patches.permute(1, 2, 0, 3, 4).reshape(-1, config.channels, h, w), Grid(height, width, rows, columns)
+
+
+def from_patches(patches: Tensor, grid: Grid, *, channels: int) -> Tensor:
+    """The picture again, (channels, H, W): colours that the model does not have are repeated, grey is their mean."""
+    _, C, h, w = patches.shape
+    x = patches.view(grid.rows, grid.columns, C, h, w).permute(2, 0, 3, 1, 4).reshape(C, grid.rows * h, grid.columns * w)
+    x = x[:, : grid.height, : grid.width]
+    return x.expand(channels, -1, -1) if channels >= C else x.mean(dim=0, keepdim=True)

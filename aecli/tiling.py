@@ -1,0 +1,64 @@
+"""Large pictures in bounded memory, with no seams: tiles that overlap by the network's receptive field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along an axis, in input pixels: what the network reads, and the part of it that is kept."""
+
+    read_start: int
+    read_stop: int
+    keep_start: int
+    keep_stop: int
+
+
+def spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Cut an axis into parts of at most `tile`, each read with `overlap` more on both sides where there is more."""
+    return [
+        Span(max(0, start - overlap), min(length, start + tile + overlap), start, min(length, start + tile))
+        for start in range(0, length, tile)
+    ]
+
+
+def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[Span, Span]]:
+    """(rows, columns) of every tile, row by row."""
+    for rows in spans(height, tile, overlap):
+        for columns in spans(width, tile, overlap):
+            yield rows, columns
+
+
+def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, up: int = 1, down: int = 1) -> Tensor:
+    """Apply a network to a picture tile by tile; the result equals `function(x)` where `overlap` covers its receptive field.
+
+    Args:
+        function: (1, C, h, w) → (1, D, h·up/down, w·up/down).
+        x: (1, C, H, W); H and W are multiples of `down`.
+        tile: side of the part that a tile contributes, a multiple of `down` and of the network's stride.
+        overlap: pixels read beyond it on every side, likewise.
+        up, down: change of resolution.
+
+    Returns:
+        (1, D, H·up/down, W·up/down) on the CPU.
+    """
+    height, width = x.shape[-2:]
+    result: Tensor | None = None
+    for rows, columns in tiles(height, width, tile, overlap):
+        part = function(x[..., rows.read_start : rows.read_stop, columns.read_start : columns.read_stop]).cpu()
+        if result is None:
+            result = torch.empty(1, part.shape[1], height * up // down, width * up // down, dtype=part.dtype)
+        (top, bottom, y0), (left, right, x0) = (_kept(span, up, down) for span in (rows, columns))
+        result[..., top:bottom, left:right] = part[..., top - y0 : bottom - y0, left - x0 : right - x0]
+    assert result is not None
+    return result
+
+
+def _kept(span: Span, up: int, down: int) -> tuple[int, int, int]:
+    """Where a span's kept part lies in the result, and where its read part starts there."""
+    return tuple(v * up // down for v in (span.keep_start, span.keep_stop, span.read_start))  # type: ignore[return-value]

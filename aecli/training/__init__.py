@@ -1,0 +1,288 @@
+"""Training: from a request (architecture, data, budget) to a weights file. Nothing here prints or asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aecli.coding.tables import fill_tables
+from aecli.device import Compute
+from aecli.errors import UsageError
+from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
+from aecli.models.codec import Codec
+from aecli.models.denoiser import Denoiser
+from aecli.training import features
+from aecli.training.data import (
+    NAMES,
+    ArraySource,
+    FolderSource,
+    Source,
+    central_crops,
+    folder_pictures,
+    hold_out,
+    load_dataset,
+)
+from aecli.training.loop import Budget, Progress, Task, Trainer
+from aecli.training.noise import Noise, photograph_noise
+from aecli.training.photos import GREY_SHARE, CodecTask, DenoiserTask
+from aecli.weights import card_of, load_weights, save_weights
+
+RUNS = Path("runs")  # checkpoints, below the current folder
+VALID_CROP = 256
+HELD_OUT_IMAGES = 2000  # of a data set's training part, for validation and the error quantiles
+SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is used where the command line is silent."""
+
+    batch_size: int
+    lr: float
+    data: str = "mnist"
+    epochs: int | None = None
+    minutes: float | None = None
+    patch_size: int = 32
+    clip: float = 1.0
+
+
+RECIPES = {
+    "dense": Recipe(batch_size=128, lr=1e-3, epochs=20),
+    "deep": Recipe(batch_size=128, lr=1e-3, epochs=20),
+    "sparse": Recipe(batch_size=128, lr=1e-3, epochs=20),
+    "conv": Recipe(batch_size=128, lr=1e-3, epochs=10),
+    "vae": Recipe(batch_size=128, lr=1e-3, epochs=10),
+    # Clipping at 0.1 matters little to orthogonalised updates, and protects AdamW's share of them.
+    "denoiser": Recipe(batch_size=16, lr=2e-3, data="", minutes=60, patch_size=128, clip=0.1),
+    "codec": Recipe(batch_size=8, lr=1e-3, data="", minutes=60, patch_size=256),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None means the recipe's value."""
+
+    arch: str
+    output: Path
+    compute: Compute
+    data: str | None = None
+    data_root: Path | None = None
+    download: bool = False
+    valid: str | None = None
+    patch_size: int | None = None
+    latent_dim: int | None = None
+    sparsity: str | None = None
+    noise: Noise | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    seed: int = 0
+    init: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    command: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.arch]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's state is kept."""
+        return RUNS / self.output.stem / "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Result:
+    """scores: on test pictures. samples: rows of pictures for people to look at, (n, C, H, W) in 0–1, by label."""
+
+    finished: bool
+    output: Path
+    steps: int
+    scores: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def train(request: Request, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Result:
+    """Train, write the weights file, and measure it.
+
+    When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False).
+
+    Raises:
+        UsageError: options that do not go together. AecliError: data or checkpoint cannot be used.
+    """
+    _check(request)
+    session = _photo_session(request) if request.arch in ("denoiser", "codec") else _feature_session(request)
+    trainer = _trainer(request, session)
+    if request.resume:
+        trainer.load_checkpoint()
+    if not trainer.run(on_progress, should_stop):
+        return Result(False, request.output, trainer.step)
+    model = trainer.ema
+    if isinstance(model, Codec):
+        fill_tables(model)
+    with torch.inference_mode():
+        scores, samples, quantiles = session.measure(model)
+    card = card_of(
+        model,
+        request.arch,
+        task=session.card_task,
+        training_data=session.data_name,
+        steps=trainer.step,
+        noise=str(request.noise or ("gaussian 0-75 of 255" if request.arch == "denoiser" else "")),
+        colour_mode=session.colour_mode,
+        scores={name: round(value, 5) for name, value in scores.items()},
+        error_quantiles=quantiles,
+        command=request.command,
+    )
+    save_weights(request.output, model, card, half=isinstance(model, Denoiser | Codec), overwrite=request.overwrite)
+    return Result(True, request.output, trainer.step, scores, samples)
+
+
+@dataclass
+class _Session:
+    """A task with what its weights file will say of it."""
+
+    task: Task
+    data_name: str
+    card_task: str
+    colour_mode: str
+    measure: Callable[[Any], tuple[dict[str, float], dict[str, Tensor], dict[str, float]]]
+
+
+def _check(request: Request) -> None:
+    if request.arch not in ARCHITECTURES:
+        raise UsageError(f"--arch {request.arch} is not known: give one of {', '.join(ARCHITECTURES)}")
+    if request.output.exists() and not request.overwrite:
+        raise UsageError(f"{request.output} exists: pass --overwrite or another --output")
+    photo = request.arch in ("denoiser", "codec")
+    if photo and request.noise:
+        raise UsageError(f"--noise is for the small architectures; {request.arch} has noise of its own: leave it out")
+    if photo and request.latent_dim:
+        raise UsageError(f"--latent-dim is for the small architectures: leave it out with {request.arch}")
+    if request.sparsity and request.arch != "sparse":
+        raise UsageError("--sparsity goes with --arch sparse only")
+    if photo and (request.data in NAMES or not (request.data or request.recipe.data)):
+        raise UsageError(f"--arch {request.arch} learns from photographs: pass --data FOLDER")
+
+
+def _trainer(request: Request, session: _Session) -> Trainer:
+    recipe = request.recipe
+    batch_size = request.batch_size or recipe.batch_size
+    return Trainer(
+        session.task,
+        budget=_budget(request, -(-len(session.task.source) // max(1, batch_size))),
+        batch_size=batch_size,
+        lr=request.lr or recipe.lr,
+        clip=recipe.clip,
+        seed=request.seed,
+        compute=request.compute,
+        checkpoint=request.checkpoint,
+    )
+
+
+def _budget(request: Request, steps_per_epoch: int) -> Budget:
+    given = [v for v in (request.epochs, request.steps, request.minutes) if v is not None]
+    if len(given) > 1:
+        raise UsageError("give one of --epochs, --steps and --minutes")
+    epochs, minutes = (request.epochs, request.minutes) if given else (request.recipe.epochs, request.recipe.minutes)
+    steps = request.steps if epochs is None else max(1, round(epochs * steps_per_epoch))
+    return Budget(steps=steps, minutes=minutes)
+
+
+def _model(request: Request, config: Mapping[str, Any]) -> Any:
+    """A fresh model, or the weights to start from."""
+    if request.init is None:
+        torch.manual_seed(request.seed)
+        return build(request.arch, config)
+    start = load_weights(request.init)
+    if start.card.arch != request.arch:
+        raise UsageError(f"--init {request.init} is a {start.card.arch}, not a {request.arch}: pass --arch {start.card.arch}")
+    wrong = [f"{k} {start.card.config[k]} instead of {v}" for k, v in config.items() if start.card.config[k] != v]
+    if wrong:
+        raise UsageError(f"--init {request.init} has {', '.join(wrong)}: pass data and options that fit it")
+    return start.model.train().requires_grad_(True)
+
+
+def _photo_session(request: Request) -> _Session:
+    assert request.data is not None
+    patch_size = request.patch_size or request.recipe.patch_size
+    if request.arch == "codec" and patch_size % Codec.stride:
+        raise UsageError(f"--patch-size {patch_size} does not fit the codec: give a multiple of {Codec.stride}")
+    paths = folder_pictures(request.data)
+    train_paths, valid_paths = (paths, folder_pictures(request.valid)) if request.valid else hold_out(paths)
+    valid = central_crops(valid_paths, VALID_CROP)
+    model = _model(request, {})
+    grey_share = GREY_SHARE if request.arch == "denoiser" else 0.0
+    source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
+    task = DenoiserTask(model, source, valid) if isinstance(model, Denoiser) else CodecTask(model, source, valid)
+
+    def measure(model: Any) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
+        with request.compute.autocast():
+            return task.validate(model), _photo_samples(model, valid, request.compute), {}
+
+    card_task = "denoise" if request.arch == "denoiser" else "compress"
+    return _Session(task, f"{len(source)} pictures of {Path(request.data).name}", card_task, "rgb", measure)
+
+
+def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Compute) -> dict[str, Tensor]:
+    crops = [v[:, :192, :192] for v in valid if min(v.shape[1:]) >= 192][:5]
+    if not crops:
+        return {}
+    clean = torch.stack(crops).to(compute.device)
+    if isinstance(model, Denoiser):
+        sigma = torch.full((len(clean),), 25 / 255)
+        noisy = photograph_noise(clean.cpu(), sigma, torch.Generator().manual_seed(0)).to(compute.device)
+        return {"clean": clean, "noisy, sigma 25": noisy, "restored": model(noisy, sigma.to(compute.device)).float()}
+    level = torch.full((len(clean),), 2.0, device=compute.device)
+    return {"original": clean, "decoded": model(clean, level).x_hat}
+
+
+def _feature_session(request: Request) -> _Session:
+    data = request.data or request.recipe.data
+    source: Source
+    if data in NAMES:
+        dataset = load_dataset(data, request.data_root, download=request.download)
+        order = torch.randperm(len(dataset.train.images), generator=torch.Generator().manual_seed(0))
+        held_out = min(HELD_OUT_IMAGES, len(order) // 10)
+        source = ArraySource(dataset.train.images[order[held_out:]], request.seed)
+        valid = dataset.train.images[order[:held_out]].float() / 255
+        test = dataset.test.images.float() / 255
+        name = f"{dataset.name}, {len(source)} training pictures"
+    else:
+        size = request.patch_size or request.recipe.patch_size
+        train_paths, valid_paths = hold_out(folder_pictures(data))
+        if request.valid:
+            train_paths, valid_paths = [*train_paths, *valid_paths], folder_pictures(request.valid)
+        source = FolderSource(train_paths, size, request.seed)
+        valid = test = FolderSource(valid_paths, size, request.seed).batch(0, features.BATCH)
+        name = f"{len(source)} pictures of {Path(data).name}, patches of {size}×{size}"
+    channels, height, width = valid.shape[1:]
+    config: dict[str, Any] = {"channels": channels, "height": height, "width": width}
+    if request.latent_dim is not None:
+        config["latent_dim"] = request.latent_dim
+    if request.sparsity is not None:
+        config["sparsity"] = request.sparsity
+    model: FeatureAutoencoder = _model(request, config)
+    noise = request.noise
+
+    def measure(model: FeatureAutoencoder) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
+        model = model.to("cpu")
+        clean = test[:SAMPLES]
+        samples = {"original": clean} | ({"noisy": features.corrupt(test, noise)[:SAMPLES]} if noise else {})
+        samples["restored" if noise else "reconstruction"] = model(features.corrupt(test, noise)[:SAMPLES]).float()
+        return features.evaluate(model, test, noise), samples, features.error_quantiles(model, valid, noise)
+
+    card_task = "denoise" if noise else "features"
+    task = features.FeatureTask(model, source, valid, noise)
+    return _Session(task, name, card_task, "grey" if channels == 1 else "rgb", measure)
+
+
+__all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "train"]

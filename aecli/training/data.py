@@ -1,0 +1,233 @@
+"""Training data: data sets by name (MNIST comes with the package), folders of pictures as random patches, batches by step.
+
+A batch is a function of the seed and the step alone, so a resumed run goes on with the very batches it would have seen.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aecli.batch import find_inputs
+from aecli.errors import AecliError, UsageError
+from aecli.images import SUFFIXES, read_picture, with_8_bits
+
+MNIST_FOLDER = Path(__file__).parent.parent / "data" / "mnist"
+NAMES = ("mnist", "fashion-mnist", "cifar10")
+CACHE_BYTES = 4 << 30  # decoded pictures kept in memory; what does not fit is read again for every patch
+HELD_OUT_SHARE = 20  # one picture in twenty validates where no --valid folder is given
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """images (N, C, H, W) uint8 and labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set with its official split and the name it goes by."""
+
+    name: str
+    train: Labelled
+    test: Labelled
+
+
+class Source(Protocol):
+    """Where training batches come from."""
+
+    def batch(self, step: int, size: int) -> Tensor:
+        """The clean pictures of a step: (size, C, H, W), float32 in 0–1."""
+
+    def __len__(self) -> int: ...
+
+
+class ArraySource:
+    """A data set in memory, reshuffled every epoch."""
+
+    def __init__(self, images: Tensor, seed: int) -> None:
+        self.images, self.seed = images, seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, step: int, size: int) -> Tensor:
+        """The next `size` pictures of the epoch that the step falls in; an epoch's last batch wraps round to its start."""
+        steps_per_epoch = -(-len(self) // size)
+        epoch, position = divmod(step, steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(len(self), generator=torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**62))
+        chosen = self._order[torch.arange(position * size, (position + 1) * size) % len(self)]
+        return self.images[chosen].float() / 255
+
+
+class FolderSource:
+    """Random patches of a folder's pictures, flipped and turned; large pictures are drawn more often than small ones."""
+
+    def __init__(self, paths: Sequence[Path], patch_size: int, seed: int, *, grey_share: float = 0.0) -> None:
+        self.patch_size, self.seed, self.grey_share = patch_size, seed, grey_share
+        self._cache: dict[Path, np.ndarray] = {}
+        self._cached_bytes = 0
+        self.paths: list[Path] = []
+        areas = []
+        for path in paths:
+            height, width = self._pixels(path).shape[:2]
+            if min(height, width) >= patch_size:
+                self.paths.append(path)
+                areas.append(height * width)
+        if not self.paths:
+            raise AecliError(f"no picture is as large as a patch of {patch_size}×{patch_size}: pass a smaller --patch-size")
+        self._weights = np.array(areas) / sum(areas)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, step: int, size: int) -> Tensor:
+        """`size` patches, (size, 3, patch_size, patch_size)."""
+        rng = np.random.default_rng((self.seed, step))
+        chosen = rng.choice(len(self.paths), size=size, p=self._weights)
+        patches = np.stack([self._patch(self._pixels(self.paths[i]), rng) for i in chosen])
+        x = torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255
+        grey = torch.from_numpy(rng.random(size) < self.grey_share)
+        x[grey] = luminance(x[grey]).expand(-1, 3, -1, -1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _patch(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        p = self.patch_size
+        top, left = (rng.integers(0, side - p + 1) for side in pixels.shape[:2])
+        patch = np.rot90(pixels[top : top + p, left : left + p], k=rng.integers(4))
+        return patch[:, ::-1] if rng.random() < 0.5 else patch
+
+    def _pixels(self, path: Path) -> np.ndarray:
+        if path in self._cache:
+            return self._cache[path]
+        pixels = read_rgb(path)
+        if self._cached_bytes + pixels.nbytes <= CACHE_BYTES:
+            self._cache[path] = pixels
+            self._cached_bytes += pixels.nbytes
+        return pixels
+
+
+def luminance(x: Tensor) -> Tensor:
+    """(B, 3, H, W) RGB → (B, 1, H, W) with the weights of ITU-R BT.601, as Pillow's mode L."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype, device=x.device)
+    return (x * weights[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """A picture's colours with 8 bits, (H, W, 3) uint8; grey is repeated, alpha is dropped."""
+    pixels = with_8_bits(read_picture(path)).pixels
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
+
+
+def folder_pictures(folder: str) -> list[Path]:
+    """The pictures below a folder, sorted by name. Raises AecliError where there are none."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"{folder} is neither a data set ({', '.join(NAMES)}) nor a folder of pictures: check --data")
+    found = find_inputs([folder], recursive=True, files_from=None, null_separated=False, suffixes=SUFFIXES, stdin=io.BytesIO())
+    return [i.path for i in found if i.path is not None]
+
+
+def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """(training, validation) pictures: every twentieth validates, at least one, spread evenly."""
+    if len(paths) < 2:
+        raise AecliError(
+            f"one picture cannot both train and validate: add pictures, or pass --valid ({paths[0] if paths else 'none found'})"
+        )
+    held = set(range(HELD_OUT_SHARE // 2, len(paths), HELD_OUT_SHARE)) or {len(paths) - 1}
+    return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
+
+
+def central_crops(paths: Sequence[Path], size: int) -> list[Tensor]:
+    """The middle of every picture, at most size × size: a list of (3, h, w) float32 in 0–1, for validation."""
+    crops = []
+    for path in paths:
+        pixels = read_rgb(path)
+        height, width = pixels.shape[:2]
+        top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
+        crops.append(torch.from_numpy(pixels[top : top + size, left : left + size]).permute(2, 0, 1).float() / 255)
+    return crops
+
+
+def load_dataset(name: str, root: Path | None = None, *, download: bool = False) -> Dataset:
+    """A data set by name, with its official split.
+
+    Args:
+        name: mnist (comes with the package), fashion-mnist or cifar10.
+        root: a local copy: torchvision's layout, or for the MNIST-like ones the four IDX files themselves.
+        download: fetch what is missing, through torchvision.
+
+    Raises:
+        UsageError: an unknown name, or no copy to be found and `download` not given.
+    """
+    if name == "mnist" and root is None:
+        return _idx_dataset(name, MNIST_FOLDER)
+    if name in ("mnist", "fashion-mnist"):
+        base = root or Path("data")
+        folder = next((f for f in (base, base / _TORCHVISION[name] / "raw") if _idx_file(f, "train-images")), None)
+        if folder is None and download:
+            _torchvision(name, base, train=True, download=True)
+            folder = base / _TORCHVISION[name] / "raw"
+        if folder is None:
+            raise UsageError(f"{name} was not found in {base}: pass --data-root FOLDER, or --download to fetch it")
+        return _idx_dataset(name, folder)
+    if name == "cifar10":
+        return Dataset(name, *(_cifar10(root or Path("data"), train=train, download=download) for train in (True, False)))
+    raise UsageError(f"{name} is not a data set: give {', '.join(NAMES)} or a folder of pictures")
+
+
+_TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
+
+
+def _torchvision(name: str, root: Path, *, train: bool, download: bool):  # type: ignore[no-untyped-def]
+    from torchvision import datasets
+
+    try:
+        return getattr(datasets, _TORCHVISION[name])(str(root), train=train, download=download)
+    except Exception as error:  # torchvision raises RuntimeError, URLError and more
+        raise UsageError(f"{name} was not found in {root}: pass --data-root FOLDER, or --download to fetch it ({error})") from error
+
+
+def _cifar10(root: Path, *, train: bool, download: bool) -> Labelled:
+    data = _torchvision("cifar10", root, train=train, download=download)
+    return Labelled(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
+
+
+def _idx_dataset(name: str, folder: Path) -> Dataset:
+    parts = []
+    for prefix in ("train", "t10k"):
+        files = [_idx_file(folder, f"{prefix}-{kind}") for kind in ("images", "labels")]
+        if files[0] is None or files[1] is None:
+            raise AecliError(f"{folder} holds no {prefix}-images and {prefix}-labels file: check --data-root")
+        images, labels = read_idx(files[0]), read_idx(files[1])
+        parts.append(Labelled(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long()))
+    return Dataset(name, *parts)
+
+
+def _idx_file(folder: Path, prefix: str) -> Path | None:
+    return next((p for p in sorted(folder.glob(f"{prefix}*ubyte*")) if p.is_file()), None)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of bytes (LeCun's format), gzipped or not → a uint8 array of its shape. Raises AecliError where it is damaged."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise AecliError(f"{path} cannot be read ({error}): fetch the data set again") from error
+    dims = data[3] if len(data) > 4 and data[:3] == b"\x00\x00\x08" else 0
+    shape = np.frombuffer(data, dtype=">i4", count=dims, offset=4) if len(data) >= 4 + 4 * dims else np.zeros(0)
+    if dims == 0 or len(data) != 4 + 4 * dims + int(np.prod(shape, dtype=np.int64)):
+        raise AecliError(f"{path} is not an IDX file of bytes, or is cut off: fetch the data set again")
+    return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape).copy()

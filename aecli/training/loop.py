@@ -1,0 +1,212 @@
+"""The training loop: schedule, moving average, validation, checkpoints. What is trained, and on what, a `Task` says."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aecli.batch import atomic_write
+from aecli.device import Compute
+from aecli.errors import AecliError, UsageError
+from aecli.training.data import Source
+from aecli.training.optim import Muon
+
+WARM_UP = 0.02  # share of the run
+ANNEALING = 0.5  # share of the run over which the learning rate falls to zero: worth about 2 dB to the codec
+EMA_DECAY = 0.999
+CHECKPOINT_SECONDS = 300
+VALIDATION_SHARE = 0.04  # of the time, at most
+CHECKPOINT_FORMAT = 1
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    model: nn.Module
+    source: Source
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The mean loss of a batch of clean pictures (B, C, H, W) in 0–1; the generator (CPU) is the step's own."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Figures on held-out pictures, among them `psnr` in dB."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps, or minutes of wall time (then the schedule follows the clock)."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise UsageError("give one of --epochs, --steps and --minutes")
+        if (self.steps is not None and self.steps < 1) or (self.minutes is not None and not 0 < self.minutes < math.inf):
+            raise UsageError("--epochs, --steps and --minutes must be positive")
+
+    def share_done(self, step: int, seconds: float) -> float:
+        """Progress from 0 to 1."""
+        if self.steps is not None:
+            return step / self.steps
+        assert self.minutes is not None
+        return seconds / (60 * self.minutes)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a run after a step; `figures` are the last validation's."""
+
+    step: int
+    share: float
+    loss: float
+    images_per_second: float
+    seconds: float
+    figures: Mapping[str, float]
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimated from the share done."""
+        return self.seconds * (1 - self.share) / max(self.share, 1e-9)
+
+
+class Trainer:
+    """One run: the model that is stepped, its moving average, the optimiser and the clock."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        budget: Budget,
+        batch_size: int,
+        lr: float,
+        clip: float,
+        seed: int,
+        compute: Compute,
+        checkpoint: Path,
+    ) -> None:
+        if batch_size < 1 or not 0 < lr < math.inf:
+            raise UsageError("--batch-size and --lr must be positive")
+        self.task, self.budget, self.compute, self.checkpoint = task, budget, compute, checkpoint
+        self.batch_size, self.lr, self.clip, self.seed = batch_size, lr, clip, seed
+        self.model = task.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = Muon(self.model, lr)
+        self.step = 0
+        self.seconds = 0.0  # trained before this session
+        self.figures: dict[str, float] = {}
+
+    def run(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> bool:
+        """Train until the budget is spent or `should_stop`; True when it was spent. A checkpoint is left either way."""
+        start = time.monotonic() - self.seconds
+        last_checkpoint = last_validation = time.monotonic()
+        validation_seconds = 0.0
+        session_start, session_step = time.monotonic(), self.step
+        smooth_loss = math.nan
+        while True:
+            self.seconds = time.monotonic() - start
+            share = self.budget.share_done(self.step, self.seconds)
+            if share >= 1 or should_stop():
+                break
+            loss = self._train_step(share)
+            if not math.isfinite(loss):
+                raise AecliError(f"training diverged at step {self.step} (the loss is {loss}): pass a smaller --lr")
+            smooth_loss = loss if math.isnan(smooth_loss) else 0.98 * smooth_loss + 0.02 * loss
+            now = time.monotonic()
+            if now - last_validation > max(2.0, validation_seconds / VALIDATION_SHARE):
+                self.figures = self.validate()
+                last_validation = time.monotonic()
+                validation_seconds = last_validation - now
+            if time.monotonic() - last_checkpoint > CHECKPOINT_SECONDS:
+                self.save_checkpoint()
+                last_checkpoint = time.monotonic()
+            rate = (self.step - session_step) * self.batch_size / (time.monotonic() - session_start)
+            on_progress(Progress(self.step, share, smooth_loss, rate, time.monotonic() - start, self.figures))
+        self.figures = self.validate()
+        self.save_checkpoint()
+        return share >= 1
+
+    def validate(self) -> dict[str, float]:
+        """The task's figures for the moving average of the weights."""
+        with torch.inference_mode(), self.compute.autocast():
+            return self.task.validate(self.ema)
+
+    def _train_step(self, share: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * learning_rate_factor(share)
+        step_seed = self.seed * 1_000_003 + self.step
+        torch.manual_seed(step_seed)  # noise drawn inside models
+        generator = torch.Generator().manual_seed(step_seed)
+        x = self.task.source.batch(self.step, self.batch_size).to(self.compute.device)
+        with self.compute.autocast():
+            loss = self.task.loss(x, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.step += 1
+        self._update_average()
+        return loss.item()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
+        averaged = list(self.ema.parameters())
+        torch._foreach_lerp_(averaged, [p.detach() for p in self.model.parameters()], 1 - decay)
+
+    def save_checkpoint(self) -> None:
+        """Weights, moving average, optimiser, step and clock; batches and noise follow from seed and step."""
+        state = {
+            "format": CHECKPOINT_FORMAT,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+        with atomic_write(self.checkpoint, overwrite=True) as stream:
+            torch.save(state, stream)
+
+    def load_checkpoint(self) -> None:
+        """Go on where a checkpoint stands. Raises AecliError where there is none, or it is of another model, seed or batch size."""
+        state = _read_checkpoint(self.checkpoint)
+        for name, mine in (("seed", self.seed), ("batch_size", self.batch_size)):
+            if state[name] != mine:
+                raise UsageError(f"{self.checkpoint} was trained with --{name.replace('_', '-')} {state[name]}: pass the same")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise AecliError(f"{self.checkpoint} is of another model: pass the --arch and options it was started with") from error
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)  # tensors and numbers only: nothing is run
+    except FileNotFoundError as error:
+        raise AecliError(f"there is no checkpoint {path} to resume from: leave --resume out") from error
+    except Exception as error:
+        raise AecliError(f"checkpoint {path} is damaged: leave --resume out, or delete it") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise AecliError(f"checkpoint {path} was written by another version of aecli: leave --resume out")
+    return state
+
+
+def learning_rate_factor(share: float) -> float:
+    """Warm-up, constant, then a half cosine to zero; share of the run done, 0–1 → factor 0–1."""
+    if share < WARM_UP:
+        return (share + 1e-4) / WARM_UP
+    annealed = max(0.0, share - (1 - ANNEALING)) / ANNEALING
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, annealed)))

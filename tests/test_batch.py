@@ -1,0 +1,586 @@
+"""Which files a command takes, where results go, and that nothing is ever lost, half written or overwritten unasked."""
+
+import errno
+import io
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from aecli import batch
+from aecli.batch import Input, Job, atomic_write, find_inputs, plan_outputs, read_bytes, run
+from aecli.errors import AecliError, UsageError
+
+not_as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may do everything")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def make(*names):
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(f"content of {name}")
+
+
+def find(*arguments, recursive=False, files_from=None, null_separated=False, stdin=b""):
+    return find_inputs(
+        arguments,
+        recursive=recursive,
+        files_from=files_from,
+        null_separated=null_separated,
+        suffixes=frozenset({".png", ".jpg"}),
+        stdin=io.BytesIO(stdin),
+    )
+
+
+def denoised(path):
+    return f"{path.stem}.denoised{path.suffix}"
+
+
+def plan(*arguments, output=None, rename=denoised, **options):
+    return plan_outputs(find(*arguments, **options), output, rename=rename)
+
+
+def targets(jobs):
+    return [None if job.target is None else job.target.as_posix() for job in jobs]
+
+
+def all_files():
+    return sorted(path.as_posix() for path in Path().rglob("*") if path.is_file() or path.is_symlink())
+
+
+# ------------------------------------------------------------------------------------------------------- finding inputs
+
+
+def test_files_are_taken_in_the_order_given_whatever_their_suffix():
+    make("b.png", "a.weird")
+    assert find("b.png", "a.weird") == [Input(Path("b.png"), Path("b.png")), Input(Path("a.weird"), Path("a.weird"))]
+
+
+def test_a_missing_file_stays_in_the_list_and_fails_later():
+    assert find("gone/missing.png") == [Input(Path("gone/missing.png"), Path("missing.png"))]
+
+
+def test_a_folder_gives_the_files_in_it_sorted_and_its_tree_only_when_asked():
+    make("in/b.png", "in/A.JPG", "in/notes.txt", "in/.hidden.png", "in/sub/c.png", "in/.git/d.png")
+    assert [item.relative.as_posix() for item in find("in")] == ["A.JPG", "b.png"]
+    deep = find("in", recursive=True)
+    assert [item.relative.as_posix() for item in deep] == ["A.JPG", "b.png", "sub/c.png"]
+    assert [item.path for item in deep] == [Path("in/A.JPG"), Path("in/b.png"), Path("in/sub/c.png")]
+    assert all(item.walked for item in deep)
+
+
+def test_the_present_folder_can_be_walked():
+    make("a.png", "sub/b.png")
+    assert [str(item.path) for item in find(".", recursive=True)] == ["a.png", os.path.join("sub", "b.png")]  # noqa: PTH118
+
+
+def test_links_to_files_are_taken_and_links_to_folders_are_not():
+    make("elsewhere/a.png", "in/own.png")
+    Path("in/link.png").symlink_to("../elsewhere/a.png")
+    Path("in/broken.png").symlink_to("nowhere.png")  # taken, to be reported: the picture it stood for is missing
+    Path("in/folder.png").symlink_to("../elsewhere")
+    Path("in/loop").symlink_to(".")
+    assert [item.relative.name for item in find("in", recursive=True)] == ["broken.png", "link.png", "own.png"]
+
+
+def test_pipes_and_devices_in_a_folder_are_left_out():
+    make("in/a.png")
+    os.mkfifo("in/pipe.png")
+    Path("in/null.png").symlink_to("/dev/null")
+    assert [item.relative.name for item in find("in")] == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_reported_as_an_input(monkeypatch):
+    make("in/a.png", "in/private/b.png")
+    scandir = os.scandir
+
+    def scandir_with_permissions(path):
+        if Path(path).name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_with_permissions)
+    assert [item.relative.as_posix() for item in find("in", recursive=True)] == ["a.png", "private"]
+
+
+@not_as_root
+def test_a_folder_without_permissions_fails_with_its_name():
+    make("in/a.png", "in/private/b.png")
+    Path("in/private").chmod(0)
+    try:
+        outcomes = do(plan("in", recursive=True, output="out"), copy)
+    finally:
+        Path("in/private").chmod(0o700)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed"]
+    assert outcomes[1].message == f"{Path('in/private')} may not be read: check its permissions"
+
+
+def test_names_come_from_a_list_or_from_standard_input():
+    make("a.png", "b c.png")
+    Path("list.txt").write_bytes(b"a.png\r\n\nb c.png\n")  # as Windows ends lines, with an empty one
+    assert [str(item.path) for item in find(files_from="list.txt")] == ["a.png", "b c.png"]
+    assert [str(item.path) for item in find(files_from="-", stdin=b"b c.png\na.png")] == ["b c.png", "a.png"]
+
+
+def test_null_separated_names_may_hold_newlines_and_bytes_that_are_no_text():
+    names = [b"new\nline.png", b"latin-\xe9.png", b"-"]
+    found = find(files_from="-", null_separated=True, stdin=b"\0".join(names) + b"\0")
+    assert [os.fsencode(item.path) for item in found] == names
+    assert found[2].path == Path("-")  # in a list it is a file of that name
+
+
+def test_a_null_separated_list_read_without_saying_so_is_told():
+    with pytest.raises(UsageError, match="pass --null"):
+        find(files_from="-", stdin=b"a.png\0b.png\0")
+
+
+def test_the_same_file_is_taken_once_by_whatever_way_it_is_named():
+    make("in/a.png", "in/b.png")
+    Path("link").symlink_to("in")
+    found = find("in/b.png", "in", "in/../in/a.png", "link/a.png", str(Path("in/a.png").absolute()))
+    assert [item.path for item in found] == [Path("in/b.png"), Path("in/a.png")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ([], {}, "^nothing to read: name files"),
+        ([], {"files_from": "-"}, "^nothing to read in the list -: "),
+        (["empty"], {}, "^no file of a known kind in empty: pass --recursive"),
+        (["empty"], {"recursive": True}, "^no file of a known kind in empty: check the folder"),
+        (["-", "-"], {}, "^standard input can be read only once"),
+        (["-"], {"files_from": "-"}, "^standard input can be read only once"),
+        ([], {"files_from": "no-list.txt"}, r"^the list no-list\.txt does not exist"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(arguments, options, message):
+    Path("empty").mkdir()
+    with pytest.raises(UsageError, match=message):
+        find(*arguments, **options)
+
+
+# ----------------------------------------------------------------------------------------------------- planning outputs
+
+
+def test_results_stand_beside_their_sources_by_default():
+    assert targets(plan("a.png", "sub/b.jpg")) == ["a.denoised.png", "sub/b.denoised.jpg"]
+
+
+def test_standard_input_goes_to_standard_output_by_default():
+    assert plan("-") == [Job(None, None, "standard input")]
+    assert targets(plan("-", output="clean.png")) == ["clean.png"]
+    assert targets(plan("-", "a.png", output="out", rename=lambda path: path.stem + ".npz")) == [
+        "out/stdin.npz",
+        "out/a.npz",
+    ]
+
+
+def test_a_single_input_may_go_to_a_file_a_folder_or_standard_output():
+    Path("exists").mkdir()
+    assert targets(plan("a.png", output="clean.png")) == ["clean.png"]
+    assert targets(plan("a.png", output="exists")) == ["exists/a.denoised.png"]
+    assert targets(plan("a.png", output="new/")) == ["new/a.denoised.png"]
+    assert targets(plan("a.png", output="-")) == [None]
+
+
+def test_several_inputs_or_a_folder_make_the_output_a_folder():
+    make("in/c.png")
+    assert targets(plan("a.png", "b.png", output="new")) == ["new/a.denoised.png", "new/b.denoised.png"]
+    assert targets(plan("in", output="new")) == ["new/c.denoised.png"]
+
+
+def test_the_tree_is_kept_so_that_equal_names_do_not_collide():
+    make("in/x/a.png", "in/y/a.png")
+    assert targets(plan("in", recursive=True, output="out")) == ["out/x/a.denoised.png", "out/y/a.denoised.png"]
+
+
+def test_two_results_of_one_name_are_refused_before_any_work():
+    with pytest.raises(UsageError, match=r"^x.a\.png and y.a\.png would both be written to out.a\.denoised\.png: "):
+        plan("x/a.png", "y/a.png", output="out")
+
+
+def test_several_results_do_not_fit_into_a_file_or_standard_output():
+    make("a.png", "b.png", "result.png")
+    with pytest.raises(UsageError, match=r"^result\.png is a file, but the results need a folder"):
+        plan("a.png", "b.png", output="result.png")
+    with pytest.raises(UsageError, match=r"^2 results cannot all go to standard output"):
+        plan("a.png", "b.png", output="-")
+
+
+@pytest.mark.parametrize("output", ["in", "in/", "link"])
+def test_the_same_folder_in_and_out_cannot_destroy_the_originals(output):
+    make("in/a.png")
+    Path("link").symlink_to("in")
+    with pytest.raises(UsageError, match=r"^the result of in.a\.png would replace the input "):
+        plan("in", output=output, rename=lambda path: path.name)
+
+
+def test_a_result_cannot_replace_an_input_through_a_link_or_another_job():
+    make("a.png")
+    Path("link.png").symlink_to("a.png")
+    for arguments, output in [(["a.png"], "a.png"), (["a.png"], "link.png"), (["a.png", "a.denoised.png"], None)]:
+        with pytest.raises(UsageError, match="would replace the input"):
+            plan(*arguments, output=output)
+
+
+def test_a_folder_can_be_done_again_without_doing_earlier_results():
+    make("in/a.png", "in/a.denoised.png", "in/a.denoised.denoised.png", "in/b.png", "in/sub/c.png")
+    assert targets(plan("in", recursive=True)) == [
+        "in/a.denoised.png",
+        "in/b.denoised.png",
+        "in/sub/c.denoised.png",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------- atomic writing
+
+
+def test_a_result_appears_only_when_it_is_whole():
+    with atomic_write(Path("new/folder/result.bin"), overwrite=False) as stream:
+        stream.write(b"half")
+        stream.flush()
+        assert not Path("new/folder/result.bin").exists()
+        assert [path.name[0] for path in Path("new/folder").iterdir()] == ["."]
+        stream.write(b" and half")
+    assert Path("new/folder/result.bin").read_bytes() == b"half and half"
+    assert all_files() == ["new/folder/result.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_exception_halfway_leaves_everything_as_it_was(error, overwrite):
+    target = Path("result.bin")
+    if overwrite:
+        target.write_text("old")
+    with pytest.raises(error), atomic_write(target, overwrite=overwrite) as stream:
+        stream.write(b"half")
+        raise error
+    assert all_files() == (["result.bin"] if overwrite else [])
+    assert not overwrite or target.read_text() == "old"
+
+
+def test_overwriting_is_asked_for():
+    make("result.bin")
+    with (
+        pytest.raises(AecliError, match=r"^result\.bin exists: pass --overwrite or another --output$"),
+        atomic_write(Path("result.bin"), overwrite=False),
+    ):
+        pytest.fail("nothing may be computed for a result that cannot be written")
+    with atomic_write(Path("result.bin"), overwrite=True) as stream:
+        stream.write(b"new")
+    assert Path("result.bin").read_bytes() == b"new"
+
+
+def without_hard_links(*_):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_not_touched(monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", without_hard_links)
+    with (
+        pytest.raises(AecliError, match=r"^result\.bin exists"),
+        atomic_write(Path("result.bin"), overwrite=False) as stream,
+    ):
+        stream.write(b"ours")
+        Path("result.bin").write_text("theirs")
+    assert Path("result.bin").read_text() == "theirs"
+    assert all_files() == ["result.bin"]
+
+
+def test_of_many_writers_exactly_one_succeeds():
+    barrier, results = threading.Barrier(8), []
+
+    def write(number):
+        try:
+            with atomic_write(Path("result.bin"), overwrite=False) as stream:
+                stream.write(b"%d" % number)
+                barrier.wait()
+        except AecliError:
+            return
+        results.append(b"%d" % number)
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [Path("result.bin").read_bytes()] == results
+    assert all_files() == ["result.bin"]
+
+
+def test_where_there_are_no_hard_links_a_result_is_written_all_the_same(monkeypatch):
+    monkeypatch.setattr(Path, "hardlink_to", without_hard_links)
+    with atomic_write(Path("result.bin"), overwrite=False) as stream:
+        stream.write(b"whole")
+    assert Path("result.bin").read_bytes() == b"whole"
+    assert all_files() == ["result.bin"]
+
+
+def test_permissions_are_those_that_the_umask_leaves():
+    previous = os.umask(0o027)
+    try:
+        with atomic_write(Path("result.bin"), overwrite=False):
+            pass
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(Path("result.bin").stat().st_mode) == 0o640
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced():
+    make("real/result.bin")
+    Path("link.bin").symlink_to("real/result.bin")
+    with atomic_write(Path("link.bin"), overwrite=True) as stream:
+        stream.write(b"new")
+    assert Path("link.bin").is_symlink()
+    assert Path("real/result.bin").read_bytes() == b"new"
+
+
+def test_a_broken_link_is_not_written_through_unasked():
+    Path("link.bin").symlink_to("nowhere.bin")
+    with pytest.raises(AecliError, match=r"^link\.bin exists"), atomic_write(Path("link.bin"), overwrite=False):
+        pytest.fail("not reached")
+    assert not Path("nowhere.bin").exists()
+
+
+def test_devices_pipes_and_folders_are_never_replaced():
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    for name, message in {"pipe": "is a device or a pipe", "folder": "is a folder"}.items():
+        with pytest.raises(AecliError, match=f"^{name} {message}"), atomic_write(Path(name), overwrite=True):
+            pytest.fail("not reached")
+    assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
+
+
+def test_a_file_in_the_way_of_a_folder_is_a_sentence():
+    make("file")
+    for target in ("file/result.bin", "file/sub/result.bin"):
+        with pytest.raises(AecliError, match="as a file is in its way"), atomic_write(Path(target), overwrite=True):
+            pytest.fail("not reached")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "as the disk is full: make room"),
+        (errno.EACCES, "as its folder is not writable: pass another --output"),
+        (errno.EIO, r"\(Input/output error\)"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_a_sentence(monkeypatch, number, message):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(batch.os, "fsync", refuse)
+    with (
+        pytest.raises(AecliError, match=rf"^result\.bin could not be written.*{message}"),
+        atomic_write(Path("result.bin"), overwrite=False),
+    ):
+        pass
+    assert all_files() == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_disk_that_fills_up_while_writing_is_a_sentence():
+    with (
+        pytest.raises(AecliError, match=r"^result\.bin could not be written, as the disk is full"),
+        atomic_write(Path("result.bin"), overwrite=False),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+    assert all_files() == []
+
+
+def test_a_long_name_that_the_target_may_have_is_no_trouble_for_the_temporary_file():
+    target = Path("x" * 251 + ".bin")
+    with atomic_write(target, overwrite=False):
+        pass
+    assert target.exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+
+def copy(job, stream):
+    stream.write(read_bytes(job, io.BytesIO(b"from standard input")))
+    return {"bytes": 7}
+
+
+def do(jobs, work, overwrite=False, skip_existing=False, stdout=None):
+    return list(run(jobs, work, overwrite=overwrite, skip_existing=skip_existing, stdout=stdout or io.BytesIO()))
+
+
+def test_a_job_that_is_done_tells_what_the_work_returned():
+    make("a.png")
+    (outcome,) = do(plan("a.png"), copy)
+    assert (outcome.status, outcome.info, outcome.error, outcome.message) == ("done", {"bytes": 7}, None, "")
+    assert outcome.seconds > 0
+    assert Path("a.denoised.png").read_text() == "content of a.png"
+
+
+def test_one_bad_file_does_not_stop_the_others():
+    make("a.png", "empty.png", "z.png")
+    Path("empty.png").write_bytes(b"")
+    Path("folder").mkdir()
+    inputs = [*find("a.png", "missing.png", "empty.png"), Input(Path("folder"), Path("folder")), *find("z.png")]
+    outcomes = do(plan_outputs(inputs, "out", rename=denoised), copy)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "failed", "failed", "done"]
+    assert [outcome.message.split(":")[0] for outcome in outcomes[1:4]] == [
+        "missing.png does not exist",
+        "empty.png is empty (0 bytes)",
+        "folder is a folder",
+    ]
+    assert all_files() == ["a.png", "empty.png", "out/a.denoised.png", "out/z.denoised.png", "z.png"]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AecliError("a.png is too odd: try b.png"), r"^a\.png is too odd: try b\.png$"),
+        (OSError(errno.EIO, "Input/output error", "x.dat"), r"^a\.png failed \(Input/output error at x\.dat\): "),
+        (OSError("no number"), r"^a\.png failed \(no number\): "),
+        (MemoryError(), r"^a\.png needs more memory than there is: "),
+        (OutOfMemoryError("CUDA"), r"^a\.png needs more memory than there is: "),
+        (KeyError("x"), r"^a\.png failed: KeyError: 'x' \(this is a bug; --verbose shows where\)$"),
+    ],
+)
+def test_each_kind_of_failure_has_its_sentence_and_keeps_its_exception(error, message):
+    def fail(job, stream):
+        stream.write(b"half a result")
+        raise error
+
+    make("a.png")
+    (outcome,) = do(plan("a.png"), fail)
+    assert outcome.status == "failed"
+    assert outcome.error is error
+    assert re.search(message, outcome.message)
+    assert all_files() == ["a.png"]
+
+
+def never(job, stream):
+    pytest.fail("no time may be spent on a result that will not be written")
+
+
+def test_results_that_exist_are_skipped_replaced_or_failures():
+    make("a.png", "a.denoised.png")
+    (skipped,) = do(plan("a.png"), never, skip_existing=True)
+    assert (skipped.status, skipped.message, skipped.error) == ("skipped", "a.denoised.png exists", None)
+    (failed,) = do(plan("a.png"), never)
+    assert (failed.status, failed.message) == ("failed", "a.denoised.png exists: pass --overwrite or another --output")
+    assert Path("a.denoised.png").read_text() == "content of a.denoised.png"
+    (done,) = do(plan("a.png"), copy, overwrite=True)
+    assert done.status == "done"
+    assert Path("a.denoised.png").read_text() == "content of a.png"
+
+
+def test_a_broken_off_run_goes_on_where_it_stopped():
+    make(*(f"in/{number}.png" for number in range(4)))
+    interrupted = run(plan("in"), copy, overwrite=False, skip_existing=True, stdout=io.BytesIO())
+    next(interrupted)
+    next(interrupted)
+    interrupted.close()
+    statuses = [outcome.status for outcome in do(plan("in"), copy, skip_existing=True)]
+    assert statuses == ["skipped", "skipped", "done", "done"]
+
+
+def test_standard_output_gets_all_or_nothing():
+    make("a.png")
+    stdout = io.BytesIO()
+    do(plan("-"), copy, stdout=stdout)
+    assert stdout.getvalue() == b"from standard input"
+
+    def fail(job, stream):
+        stream.write(b"half")
+        raise AecliError("no")
+
+    stdout = io.BytesIO()
+    assert do(plan("-"), fail, stdout=stdout)[0].status == "failed"
+    assert stdout.getvalue() == b""
+
+
+def test_a_reader_that_has_gone_is_a_sentence():
+    class Closed(io.BytesIO):
+        def write(self, _):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    (outcome,) = do(plan("-"), copy, stdout=Closed())
+    assert outcome.message == ("the result of standard input could not go to standard output (Broken pipe): pass --output")
+
+
+def test_empty_standard_input_is_a_sentence():
+    with pytest.raises(AecliError, match=r"^standard input is empty \(0 bytes\)"):
+        read_bytes(Job(None, None, "standard input"), io.BytesIO())
+
+
+def test_work_can_read_and_seek_in_what_it_has_written():
+    def work(job, stream):
+        stream.write(b"0123")
+        stream.seek(1)
+        assert stream.read(1) == b"1"
+        stream.seek(0)
+        stream.write(b"x")
+        return {}
+
+    make("a.png")
+    assert do(plan("a.png"), work)[0].status == "done"
+    assert Path("a.denoised.png").read_bytes() == b"x123"
+
+
+def test_names_with_newlines_and_bytes_that_are_no_text_go_all_the_way():
+    names = [b"new\nline.png", b"latin-\xe9.png"]
+    for name in names:
+        Path(os.fsdecode(name)).write_bytes(name)
+    jobs = plan(files_from="-", null_separated=True, stdin=b"\0".join(names), output="out/")
+    assert [outcome.status for outcome in do(jobs, copy)] == ["done", "done"]
+    assert {path.read_bytes() for path in Path("out").iterdir()} == set(names)
+
+
+def test_an_interrupt_passes_and_cleans_up():
+    def interrupted(job, stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    make("a.png", "b.png")
+    with pytest.raises(KeyboardInterrupt):
+        do(plan("a.png", "b.png"), interrupted)
+    assert all_files() == ["a.png", "b.png"]
+
+
+def test_ctrl_c_leaves_no_half_result_behind():
+    script = """
+import sys, time
+from pathlib import Path
+from aecli.batch import Job, run
+def work(job, stream):
+    stream.write(b"half"); stream.flush()
+    print("started", flush=True)
+    time.sleep(60)
+    return {}
+try:
+    jobs = [Job(Path("a.png"), Path("out/a.npz"), "a.png")]
+    list(run(jobs, work, overwrite=False, skip_existing=False, stdout=sys.stdout.buffer))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(batch.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"started\n"
+        assert len(all_files()) == 1  # the temporary one
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+    assert all_files() == []
