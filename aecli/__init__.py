@@ -136,10 +136,16 @@ def _data(source: bytes | str | Path) -> tuple[bytes, str]:
 
 def _picture(image: np.ndarray | Image.Image):  # type: ignore[no-untyped-def]
     import numpy as np
+    from PIL import Image
 
+    from aecli.errors import AecliError
     from aecli.images import from_array, from_pil
 
-    return from_array(image) if isinstance(image, np.ndarray) else from_pil(image)
+    if isinstance(image, np.ndarray):
+        return from_array(image)
+    if isinstance(image, Image.Image):
+        return from_pil(image)
+    raise AecliError(f"a {type(image).__name__} is no picture: pass a NumPy array or a PIL image")
 
 
 def _like(image: ImageLike, picture) -> ImageLike:  # type: ignore[no-untyped-def]

@@ -6,7 +6,9 @@ Two layouts (shared container): `stream` of the photograph codec, and `array` of
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,8 +72,7 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float = 50.0) -> 
     Raises:
         UsageError: quality out of range. AecliError: a picture too small for a feature autoencoder.
     """
-    if not 0 <= quality <= 100:
-        raise UsageError(f"--quality {quality:g} is out of range: give 0 to 100")
+    check_quality(quality)
     picture = with_8_bits(picture)
     fields, arrays = coder.encode(picture, quality)
     header: dict[str, Any] = {
@@ -86,6 +87,12 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float = 50.0) -> 
         arrays["alpha"] = _bytes_array(_png(picture.alpha))
     arrays |= {name: _bytes_array(getattr(picture, name)) for name in _META_MEMBERS if getattr(picture, name)}
     return write_container(header, arrays)
+
+
+def check_quality(quality: float) -> None:
+    """Raises UsageError for a quality outside 0–100."""
+    if not 0 <= quality <= 100:
+        raise UsageError(f"--quality {quality:g} is out of range: give 0 to 100")
 
 
 @dataclass(frozen=True)
@@ -126,36 +133,50 @@ def decode_picture(data: bytes, name: str, find_coder: Callable[[str], Coder]) -
     """
     header, arrays = read_container(data, name)
     width, height = _size(header, name)
-    weights_name, digest = _weights_label(header, name)
-    try:
-        coder = find_coder(weights_name)
-    except AecliError as error:
-        raise _other_weights(name, weights_name, digest) from error
-    if not coder.weights.digest.startswith(digest):
-        raise _other_weights(name, weights_name, digest)
-    try:
+    coder = _coder_of(header, name, find_coder)
+    with _damage_as_sentences(name):
         pixels = coder.decode(header, arrays)
         if pixels.shape[:2] != (height, width):
             raise AecliError("its sizes do not agree")
-        alpha = read_picture(arrays["alpha"].tobytes(), name).pixels[..., 0] if "alpha" in arrays else None
-        if alpha is not None and alpha.shape != (height, width):
-            raise AecliError("its transparency has another size")
+        alpha = _alpha(arrays["alpha"].tobytes(), width, height) if "alpha" in arrays else None
         dpi = header.get("dpi")
-        meta = {m: arrays[m].tobytes() for m in _META_MEMBERS if m in arrays}
-        return Picture(pixels, alpha=alpha, mode=header["mode"], dpi=tuple(dpi) if dpi else None, format="NPZ", **meta)
-    except AecliError as error:
-        raise AecliError(f"{name} is damaged ({error}): encode the picture again") from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise AecliError(f"{name} is damaged or incomplete ({type(error).__name__}: {error}): encode the picture again") from error
+        icc, exif = (arrays[m].tobytes() if m in arrays else None for m in _META_MEMBERS)
+        dpi = tuple(dpi) if dpi else None
+        return Picture(pixels, alpha=alpha, mode=header["mode"], icc=icc, exif=exif, dpi=dpi, format="NPZ")
 
 
 def latents_of(data: bytes, name: str, find_coder: Callable[[str], Coder]) -> np.ndarray:
-    """The latents of a .npz as an array: (N, latent_dim) float32 of the array layout, (M, h, w) int32 symbols of a stream."""
+    """The latents of a .npz as an array: (N, latent_dim) float32 of the array layout, (M, h, w) int32 symbols of a stream.
+
+    Raises AecliError as `decode_picture` does.
+    """
     header, arrays = read_container(data, name)
-    coder = find_coder(_weights_label(header, name)[0])
-    if isinstance(coder, StreamCoder):
-        return coder.latents(header, arrays).symbols
-    return _dequantise(header, arrays)
+    _size(header, name)
+    coder = _coder_of(header, name, find_coder)
+    with _damage_as_sentences(name):
+        return coder.latents(header, arrays).symbols if isinstance(coder, StreamCoder) else _dequantise(header, arrays)
+
+
+def _coder_of(header: Header, name: str, find_coder: Callable[[str], Coder]) -> Coder:
+    """The coder of the very weights that a file was made with."""
+    weights, digest = _weights_label(header, name)
+    try:
+        coder = find_coder(weights)
+    except AecliError as error:
+        raise _other_weights(name, weights, digest) from error
+    if not coder.weights.digest.startswith(digest):
+        raise _other_weights(name, weights, digest)
+    return coder
+
+
+@contextmanager
+def _damage_as_sentences(name: str) -> Iterator[None]:
+    try:
+        yield
+    except AecliError as error:
+        raise AecliError(f"{name} is damaged ({error}): encode the picture again") from error
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        raise AecliError(f"{name} is damaged or incomplete ({type(error).__name__}: {error}): encode the picture again") from error
 
 
 class StreamCoder:
@@ -246,7 +267,7 @@ class ArrayCoder:
 
     def _in_batches(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with torch.inference_mode(), self._compute.autocast():
-            return torch.cat([function(part.to(self._compute.device)).float().cpu() for part in x.split(512)])
+            return torch.cat([function(part.to(self._compute.device)).float().cpu() for part in torch.split(x, 512)])
 
 
 def _quantise(codes: Tensor, dtype: type[np.signedinteger[Any]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -287,6 +308,14 @@ def _weights_label(header: Header, name: str) -> tuple[str, str]:
 
 def _other_weights(name: str, weights: str, digest: str) -> AecliError:
     return AecliError(f"{name} was encoded with weights {weights} {digest}…, which are not here: pass --weights FILE")
+
+
+def _alpha(png: bytes, width: int, height: int) -> np.ndarray:
+    # The size stands at a fixed place: a picture of another one is not even unpacked.
+    if png[:8] != b"\x89PNG\r\n\x1a\n" or struct.unpack(">II", png[16:24].ljust(8, b"\0")) != (width, height):
+        raise AecliError("its transparency has another size")
+    alpha: np.ndarray = read_picture(png).pixels[..., 0]
+    return alpha
 
 
 def _bytes_array(data: bytes) -> np.ndarray:

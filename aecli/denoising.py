@@ -50,12 +50,8 @@ def denoise_picture(
         UsageError: sigma or strength out of range, or sigma with weights that cannot use it.
         AecliError: weights that do not denoise, or a picture too small for them.
     """
-    _check_options(sigma, strength)
-    if weights.card.task != "denoise":
-        raise UsageError(f"weights {weights.name} are for another task ({weights.card.task}): pass weights trained to denoise")
+    check_options(weights, sigma, strength)
     if isinstance(weights.model, FeatureAutoencoder):
-        if sigma is not None:
-            raise UsageError(f"weights {weights.name} know one noise level only ({weights.card.noise}): leave --sigma out")
         restored = _restore_patches(picture, weights, compute)
         used, estimated = None, False
     elif isinstance(weights.model, Denoiser):
@@ -69,11 +65,16 @@ def denoise_picture(
     return Denoised(dataclasses.replace(picture, pixels=_blend(picture.pixels, restored, strength)), used, estimated)
 
 
-def _check_options(sigma: float | None, strength: float) -> None:
+def check_options(weights: Weights, sigma: float | None, strength: float) -> None:
+    """What `denoise_picture` refuses whatever the picture. Raises UsageError."""
     if sigma is not None and not 0 <= sigma <= 255:
         raise UsageError(f"--sigma {sigma:g} is out of range: give 0 to 255, in grey levels")
     if not 0 <= strength <= 1:
         raise UsageError(f"--strength {strength:g} is out of range: give 0 to 1")
+    if weights.card.task != "denoise":
+        raise UsageError(f"weights {weights.name} are for another task ({weights.card.task}): pass weights trained to denoise")
+    if sigma is not None and isinstance(weights.model, FeatureAutoencoder):
+        raise UsageError(f"weights {weights.name} know one noise level only ({weights.card.noise}): leave --sigma out")
 
 
 def _restore(picture: Picture, model: Denoiser, sigma: float, compute: Compute) -> Tensor:
@@ -99,7 +100,7 @@ def _restore_patches(picture: Picture, weights: Weights, compute: Compute) -> Te
     assert isinstance(model, FeatureAutoencoder)
     patches, grid = to_patches(_to_tensor(picture.pixels), model.config, weights.name)
     with torch.inference_mode(), compute.autocast():
-        restored = torch.cat([model(part.to(compute.device)).float().cpu() for part in patches.split(512)])
+        restored = torch.cat([model(part.to(compute.device)).float().cpu() for part in torch.split(patches, 512)])
     return from_patches(restored, grid, channels=picture.pixels.shape[2])
 
 
@@ -155,7 +156,7 @@ def _sample_patches(pixels: np.ndarray) -> np.ndarray:
     """Patches spread evenly over the picture, (n, values)."""
     height, width, channels = pixels.shape
     rows, columns = height - ESTIMATE_PATCH + 1, width - ESTIMATE_PATCH + 1
-    step = max(1, math.isqrt(rows * columns // ESTIMATE_PATCHES))
+    step = max(1, math.ceil(math.sqrt(rows * columns / ESTIMATE_PATCHES)))
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (ESTIMATE_PATCH, ESTIMATE_PATCH), axis=(0, 1))
     # A step that shares no factor with JPEG's blocks of 8 would be better still; an odd one is enough.
     return windows[:: step | 1, :: step | 1].reshape(-1, channels * ESTIMATE_PATCH**2)

@@ -50,7 +50,7 @@ def select(device: str = "auto", precision: str = "auto", threads: int | None = 
 
 def _has_fast_bf16(device: str) -> bool:
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device == "mps":
         return False
     return any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))

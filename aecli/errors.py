@@ -1,4 +1,7 @@
-"""What can go wrong, as sentences: every error names the file or the value and the way out; cli/report.py turns it into an exit status."""
+"""What can go wrong, as sentences: every error names the file or the value and the way out.
+
+cli/report.py turns them into exit statuses.
+"""
 
 
 class AecliError(Exception):

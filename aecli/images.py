@@ -521,11 +521,11 @@ def _metadata_for(picture: Picture, image: Image.Image, format: str) -> tuple[di
 
 def with_8_bits(picture: Picture) -> Picture:
     """The picture with pixels and alpha rounded to uint8; one that is uint8 already comes back as it is."""
-    alpha = None if picture.alpha is None else _to_8_bits(picture.alpha)
-    return replace(picture, pixels=_to_8_bits(picture.pixels), alpha=alpha)
+    alpha = None if picture.alpha is None else to_8_bits(picture.alpha)
+    return replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha)
 
 
-def _to_8_bits(samples: Array) -> Array:
+def to_8_bits(samples: Array) -> Array:
     """Rounds 0-65535 to 0-255; bytes pass."""
     if samples.dtype == np.uint8:
         return samples

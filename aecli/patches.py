@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,8 +54,6 @@ def to_patches(x: Tensor, config: PatchConfig, name: str) -> tuple[Tensor, Grid]
             f"a picture of {width}×{height} is too small for {name}, which takes {w}×{h} and larger: pass other --weights"
         )
     if config.channels == 1 and x.shape[0] == 3:
-        from aecli.training.data import luminance
-
         x = luminance(x[None])[0]
     x = x.expand(config.channels, -1, -1)
     rows, columns = -(-height // h), -(-width // w)
@@ -69,3 +68,9 @@ def from_patches(patches: Tensor, grid: Grid, *, channels: int) -> Tensor:
     x = patches.view(grid.rows, grid.columns, C, h, w).permute(2, 0, 3, 1, 4).reshape(C, grid.rows * h, grid.columns * w)
     x = x[:, : grid.height, : grid.width]
     return x.expand(channels, -1, -1) if channels >= C else x.mean(dim=0, keepdim=True)
+
+
+def luminance(x: Tensor) -> Tensor:
+    """(B, 3, H, W) RGB → (B, 1, H, W) with the weights of ITU-R BT.601, as Pillow's mode L."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype, device=x.device)
+    return (x * weights[:, None, None]).sum(dim=1, keepdim=True)

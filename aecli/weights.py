@@ -85,6 +85,7 @@ def load_weights(name: str | Path, device: str | torch.device = "cpu") -> Weight
     path = find_weights(name)
     data = _read(path)
     card, header = _parse_header(path, data)
+    _check_counts(path, card.config, len(header))
     with torch.device("meta"):
         model = build(card.arch, card.config)
     _check_shapes(path, model, header)
@@ -93,6 +94,9 @@ def load_weights(name: str | Path, device: str | torch.device = "cpu") -> Weight
     except (SafetensorError, ValueError) as error:
         raise AecliError(f"{path} is damaged ({error}): fetch or train it again") from error
     state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    wrong = [k for k, v in model.state_dict().items() if state[k].dtype != v.dtype]
+    if wrong:
+        raise AecliError(f"{path} does not fit its architecture: {wrong[0]} holds {tensors[wrong[0]].dtype}")
     model.load_state_dict(state, assign=True)
     model = model.to(device).eval().requires_grad_(False)
     return Weights(model, card, path.stem, hashlib.sha256(data).hexdigest())
@@ -137,7 +141,7 @@ def _parse_header(path: Path, data: bytes) -> tuple[Card, dict[str, Any]]:
         header = json.loads(data[8 : 8 + length])
         metadata = header.pop("__metadata__", {})
         version = metadata.get("format_version")
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise AecliError(f"{path} has a damaged header: fetch or train it again") from error
     if version is None:
         raise AecliError(f"{path} was not written by aecli (its header has no format_version): pass weights made by aecli train")
@@ -145,10 +149,27 @@ def _parse_header(path: Path, data: bytes) -> tuple[Card, dict[str, Any]]:
         raise AecliError(f"{path} has format version {version}, this aecli reads {FORMAT_VERSION}: upgrade aecli")
     try:
         known = {f.name: f.type for f in fields(Card)}
-        values = {k: v if known[k] == "str" else json.loads(v) for k, v in metadata.items() if k in known}
-        return Card(**values), header
+        return Card(**{k: _card_value(v, str(known[k])) for k, v in metadata.items() if k in known}), header
     except (TypeError, ValueError, RecursionError) as error:
         raise AecliError(f"{path} has a damaged model card ({error}): fetch or train it again") from error
+
+
+def _card_value(text: object, kind: str) -> Any:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.100} is no text")
+    value = text if kind == "str" else json.loads(text)
+    if not isinstance(value, {"str": str, "int": int}.get(kind, dict)):
+        raise TypeError(f"{text:.100} is no {kind}")
+    return value
+
+
+def _check_counts(path: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """A network has no more layers than its file has tensors: a billion blocks would take days to build even without memory."""
+    for name, value in config.items():
+        numbers = value if isinstance(value, list) else [value]
+        is_count = name.startswith("blocks")
+        if len(numbers) > tensors or any(is_count and isinstance(n, int) and n > tensors for n in numbers):
+            raise AecliError(f"{path} does not fit its architecture: {name} {value!s:.100} with {tensors} tensors")
 
 
 def _check_shapes(path: Path, model: nn.Module, header: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""The .npz files: a few named arrays, readable with numpy.load(…, allow_pickle=False), small and safe to read.
+"""The .npz files: a JSON header and a few named arrays, readable with numpy.load(…, allow_pickle=False), small and safe to read.
 
 numpy.savez would add some 300 bytes an array in padding and 64-bit fields; these are written with the same format's leanest
-form. Reading checks every claimed size before it allocates, and nothing is ever unpickled.
+form. The header is a member without the form of an array: numpy.load gives such members as bytes. Reading checks every
+claimed size before it allocates, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,10 +22,14 @@ import numpy as np
 from aecli.errors import AecliError
 
 FORMAT_VERSION = 1
-HEADER = "header"  # the member that holds the JSON header, as bytes
+HEADER = "header"  # the member that holds the JSON header
+# Never deflated: it is dense already, and one that grows on reading could claim a picture of any size.
+STREAM = "stream"
 MAX_MEMBERS = 16
-MAX_EXPANSION = 2000  # of a deflated member: deflate cannot do better than 1032
-MAX_MEMBER_BYTES = 4 << 30
+MAX_HEADER_BYTES = 1 << 16
+# What a file may grow to on reading, whichever is more: deflate reaches 1032 times, a bomb's trick.
+MAX_INFLATED_BYTES = 256 << 20
+MAX_EXPANSION = 20
 
 
 def write_container(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -30,13 +37,18 @@ def write_container(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
     text = json.dumps({"aecli": FORMAT_VERSION, **header}, separators=(",", ":")).encode()
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, array in {HEADER: np.array(text), **arrays}.items():
-            data = _npy(array)
-            deflated = len(zlib.compress(data, 9)) < len(data)
-            info = zipfile.ZipInfo(f"{name}.npy")  # its fixed date keeps files the same from run to run
-            info.compress_type = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
+        for name, data in {HEADER: text, **{f"{name}.npy": _npy(array) for name, array in arrays.items()}}.items():
+            info = zipfile.ZipInfo(name)  # its fixed date keeps files the same from run to run
+            info.compress_type = zipfile.ZIP_DEFLATED if _is_worth_deflating(name, data) else zipfile.ZIP_STORED
             archive.writestr(info, data, compresslevel=9)
     return stream.getvalue()
+
+
+def _is_worth_deflating(name: str, data: bytes) -> bool:
+    if name == f"{STREAM}.npy":
+        return False
+    shortest = len(data) // MAX_EXPANSION if len(data) > MAX_INFLATED_BYTES // MAX_MEMBERS else 0
+    return shortest <= len(zlib.compress(data, 9)) < len(data)
 
 
 def read_container(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -51,28 +63,35 @@ def read_container(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, np
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            _check_sizes(members, name)
-            arrays = {m.filename.removesuffix(".npy"): _array(archive.read(m), name) for m in members}
+            _check_members(archive.infolist(), len(data), name)
+            members = {m.filename: _read(archive, m) for m in archive.infolist()}
+            text = members.pop(HEADER, None)
+            arrays = {member.removesuffix(".npy"): _array(content, name) for member, content in members.items()}
     except (
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
         EOFError,
         NotImplementedError,
         RuntimeError,
         ValueError,
         OSError,
-        SyntaxError,
+        KeyError,
     ) as error:
         raise AecliError(f"{name} is damaged or no .npz file ({error}): check the file, or encode the picture again") from error
-    return _header(arrays.pop(HEADER, None), name), arrays
+    return _header(text, name), arrays
 
 
-def _header(member: np.ndarray | None, name: str) -> dict[str, Any]:
-    if member is None or member.dtype.kind != "S" or member.ndim != 0:
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as stream:
+        return stream.read(member.file_size)  # without the number, one that is larger than it claims would be read whole
+
+
+def _header(text: bytes | None, name: str) -> dict[str, Any]:
+    if text is None:
         raise AecliError(f"{name} was not written by aecli encode (it has no header): check the file")
     try:
-        header = json.loads(member.item())
+        header = json.loads(text)
         version = header["aecli"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise AecliError(f"{name} has a damaged header: encode the picture again") from error
@@ -81,18 +100,25 @@ def _header(member: np.ndarray | None, name: str) -> dict[str, Any]:
     return dict(header)
 
 
-def _check_sizes(members: list[zipfile.ZipInfo], name: str) -> None:
+def _check_members(members: list[zipfile.ZipInfo], length: int, name: str) -> None:
     if len(members) > MAX_MEMBERS or len({m.filename for m in members}) != len(members):
         raise AecliError(f"{name} has {len(members)} members where a few are expected: it is not read")
+    total = sum(m.file_size for m in members)
+    if total > max(MAX_INFLATED_BYTES, MAX_EXPANSION * length):
+        raise AecliError(f"{name} claims to hold {total:,} bytes in a file of {length:,}: it is not read")
     for member in members:
-        if member.file_size > min(MAX_MEMBER_BYTES, 1000 + MAX_EXPANSION * member.compress_size):
-            raise AecliError(f"{name} claims to hold {member.file_size:,} bytes in {member.filename}: it is not read")
+        if member.extra or member.comment:  # a damaged length, which may have swallowed the entry that follows
+            raise AecliError(f"{name} is damaged (its list of members): encode the picture again")
+        if member.filename == f"{STREAM}.npy" and member.compress_type != zipfile.ZIP_STORED:
+            raise AecliError(f"{name} has a stream that was compressed a second time: encode the picture again")
+        if member.filename == HEADER and member.file_size > MAX_HEADER_BYTES:
+            raise AecliError(f"{name} has a header of {member.file_size:,} bytes: it is not read")
 
 
 def _npy(array: np.ndarray) -> bytes:
     """The .npy form of an array, format version 1.0, without the padding to 64 bytes that only memory maps need."""
     array = np.ascontiguousarray(array) if array.ndim else array
-    text = repr({"descr": array.dtype.newbyteorder("<").str, "fortran_order": False, "shape": array.shape}) + "\n"
+    text = repr({"descr": array.dtype.newbyteorder("<").str, "fortran_order": False, "shape": array.shape}).replace(" ", "")
     return (
         b"\x93NUMPY\x01\x00"
         + len(text).to_bytes(2, "little")
@@ -101,15 +127,20 @@ def _npy(array: np.ndarray) -> bytes:
     )
 
 
+# NumPy's own parser takes any Python literal, and hostile ones make it raise almost anything.
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>..)"
+    rb"{'descr': ?'(?P<dtype>\|[iu]1|<[iu][248]|<f[248])', ?'fortran_order': ?False, ?'shape': ?\((?P<shape>[0-9, ]*)\),? ?} *\n?",
+    re.DOTALL,
+)
+
+
 def _array(data: bytes, name: str) -> np.ndarray:
     """An .npy member → array, after checking that its shape and its size agree."""
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise AecliError(f"{name} has an array of .npy version {version}: encode the picture again")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.hasobject or dtype.kind not in "iufS":
-        raise AecliError(f"{name} holds {dtype} where numbers are expected: it is not read")
-    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+    header = _NPY_HEADER.match(data)
+    if header is None or header.end() != 10 + int.from_bytes(header["length"], "little"):
+        raise AecliError(f"{name} has a member that is no array of plain numbers: it is not read")
+    dtype, shape = np.dtype(header["dtype"].decode()), tuple(int(n) for n in header["shape"].split(b",") if n.strip())
+    if math.prod(shape) * dtype.itemsize != len(data) - header.end():
         raise AecliError(f"{name} has an array whose shape {shape} does not fit its size: encode the picture again")
-    return np.frombuffer(data, dtype=dtype, offset=stream.tell()).reshape(shape)
+    return np.frombuffer(data, dtype=dtype, offset=header.end()).reshape(shape)

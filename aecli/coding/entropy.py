@@ -31,7 +31,10 @@ POSITIONS_PER_BYTE = 64
 
 @dataclass(frozen=True)
 class Latents:
-    """symbols: y as coded, round(y − mu), (M, h, w) int32; z: (N, h/4, w/4) int32; y_hat: what the decoder sees, (1, M, h, w) float64."""
+    """symbols: y as coded, round(y − mu), (M, h, w) int32; z: (N, h/4, w/4) int32.
+
+    y_hat: what the decoder sees, (1, M, h, w) float64.
+    """
 
     symbols: np.ndarray
     z: np.ndarray
@@ -94,7 +97,10 @@ class LatentCoder:
             raise AecliError("the stream is damaged") from error
 
     def _two_passes(self, z: np.ndarray, code: Callable[[Tensor, np.ndarray, Tensor], np.ndarray]) -> Latents:
-        """Walk the model as encoder and decoder alike must; `code` (mu, indices, where) gives the symbols of a pass, (M, positions)."""
+        """Walk the model as encoder and decoder alike must.
+
+        `code` (mu, indices, where) gives the symbols of a pass, (M, positions).
+        """
         features = self._h_s(to_fixed(torch.from_numpy(z))[None])
         height, width = features.shape[-2:]
         anchors = checkerboard(height, width)

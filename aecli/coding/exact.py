@@ -53,14 +53,14 @@ class _ExactConv:
             raise AecliError("these codec weights are too large to be evaluated exactly: train them again with a smaller --lr")
 
     def __call__(self, x: Tensor) -> Tensor:
-        total = F.conv2d(x, self.weight, self.bias, padding=self.padding)  # type: ignore[arg-type]
+        total = F.conv2d(x, self.weight, self.bias, padding=self.padding)
         rounded = total.add_(2 ** (WEIGHT_BITS - 1)).mul_(2.0**-WEIGHT_BITS).floor_()
         return rounded.clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 def to_fixed(x: Tensor) -> Tensor:
     """Integers → fixed-point numbers in float64, limited to what the networks take."""
-    return (x.double() * 2**FRACTION_BITS).clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+    return (x.double() * 2.0**FRACTION_BITS).clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 def from_fixed(x: Tensor) -> Tensor:

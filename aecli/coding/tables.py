@@ -55,6 +55,6 @@ def _to_frequencies(probabilities: np.ndarray) -> np.ndarray:
     probabilities = np.maximum(probabilities, 0)
     escape = max(0.0, 1 - probabilities.sum())
     p = np.append(probabilities, escape)
-    frequencies = 1 + np.floor(p / p.sum() * (TOTAL - len(p))).astype(np.int64)
+    frequencies: np.ndarray = 1 + np.floor(p / p.sum() * (TOTAL - len(p))).astype(np.int64)
     frequencies[np.argmax(frequencies)] += TOTAL - frequencies.sum()
     return frequencies.astype(np.int32)

@@ -33,12 +33,13 @@ def build(arch: str, config: Mapping[str, Any]) -> nn.Module:
     try:
         return model_class(model_class.Config(**config))  # type: ignore[no-any-return]
     except (TypeError, ValueError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
-        raise AecliError(f"the configuration {dict(config)} does not fit architecture {arch}: {error}") from error
+        raise AecliError(f"the configuration {config} does not fit architecture {arch}: {error}") from error
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
     """The configuration that `build` needs to make this model again."""
-    return dataclasses.asdict(model.config)  # type: ignore[arg-type]
+    config: Any = model.config
+    return dataclasses.asdict(config)
 
 
 __all__ = ["ARCHITECTURES", "FeatureAutoencoder", "build", "config_of"]

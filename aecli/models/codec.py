@@ -148,7 +148,10 @@ class Codec(nn.Module):
         return self.g_s(y) + 0.5  # type: ignore[no-any-return]
 
     def gains(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain and inverse gain (B, M, 1, 1) at a level (B,) in 0 … len(lambdas) − 1; between two levels the logarithms are interpolated."""
+        """Gain and inverse gain (B, M, 1, 1) at a level (B,) in 0 … len(lambdas) − 1.
+
+        Between two levels their logarithms are interpolated.
+        """
         lower = level.floor().long().clamp(0, len(self.config.lambdas) - 2)
         share = (level - lower)[:, None]
         logs = (torch.lerp(table[lower], table[lower + 1], share) for table in (self.log_gain, self.log_inverse_gain))
@@ -179,19 +182,23 @@ class Codec(nn.Module):
 class LogisticMixture(nn.Module):
     """A density a channel for the hyper-latents: a mixture of three logistic distributions, integrated over unit intervals."""
 
+    # A step of AdamW moves a parameter by the learning rate, whatever its gradient: too slow for statistics of this size.
+    SPEED = 10.0
+
     def __init__(self, channels: int, components: int = 3) -> None:
         super().__init__()
-        self.location = nn.Parameter(torch.linspace(-4.0, 4.0, components).repeat(channels, 1))  # (N, K)
-        self.log_scale = nn.Parameter(torch.full((channels, components), 0.7))
+        self.location = nn.Parameter(torch.linspace(-0.1, 0.1, components).repeat(channels, 1))  # (N, K), as all in units of SPEED
+        self.log_scale = nn.Parameter(torch.zeros(channels, components))
         self.logit = nn.Parameter(torch.zeros(channels, components))
 
     def probability(self, z: Tensor) -> Tensor:
         """Probability of the unit interval around z; z: (B, N, H, W) → the same shape."""
         z = z[..., None]  # (B, N, H, W, 1)
-        location, scale = self.location[:, None, None], self.log_scale.clamp(-4, 5).exp()[:, None, None]
+        location = self.SPEED * self.location[:, None, None]
+        scale = (self.SPEED * self.log_scale).clamp(-4, 5).exp()[:, None, None]
         distance = (z - location).abs()  # the lower tail is the accurate one, by symmetry
         mass = torch.sigmoid((0.5 - distance) / scale) - torch.sigmoid((-0.5 - distance) / scale)
-        return (mass * self.logit.softmax(dim=-1)[:, None, None]).sum(dim=-1)
+        return (mass * (self.SPEED * self.logit).softmax(dim=-1)[:, None, None]).sum(dim=-1)
 
     def bits(self, z: Tensor) -> Tensor:
         """Bits of each z."""
@@ -212,7 +219,8 @@ def scale_of_index(index: Tensor) -> Tensor:
 
 def gaussian_half_width(index: int) -> int:
     """How far from zero the table of a scale index reaches: six standard deviations."""
-    return math.ceil(6 * SCALE_MIN * (SCALE_MAX / SCALE_MIN) ** (index / (SCALES - 1))) + 1
+    half_width: int = math.ceil(6 * SCALE_MIN * (SCALE_MAX / SCALE_MIN) ** (index / (SCALES - 1))) + 1
+    return half_width
 
 
 def gaussian_bits(v: Tensor, sigma: Tensor) -> Tensor:
@@ -225,20 +233,20 @@ def gaussian_bits(v: Tensor, sigma: Tensor) -> Tensor:
 
 class _LowerBound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         ctx.bound = bound
         return x.clamp(min=bound)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         return gradient * ((x >= ctx.bound) | (gradient < 0)), None
 
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """max(x, bound), whose gradient still flows where it would push x up (Ballé et al. 2018)."""
-    return _LowerBound.apply(x, bound)  # type: ignore[no-any-return, no-untyped-call]
+    return _LowerBound.apply(x, bound)  # type: ignore[no-any-return]
 
 
 def rate_distortion(output: CodecOutput, x: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:

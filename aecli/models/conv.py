@@ -41,11 +41,12 @@ class Conv(FeatureAutoencoder):
     """
 
     Config: type[ConvConfig] = ConvConfig
+    config: ConvConfig
     code_parts = 1  # how many vectors of latent_dim the encoder gives
 
     def __init__(self, config: ConvConfig) -> None:
         super().__init__()
-        self.config = config  # type: ignore[assignment]
+        self.config = config
         widths = config.widths
         self.stride = 2 ** len(widths)
         self._size = (config.height, config.width)
@@ -76,6 +77,7 @@ class Vae(Conv):
     """The variational autoencoder (Kingma & Welling 2014): `encode` gives the mean of the code's distribution."""
 
     Config = VaeConfig
+    config: VaeConfig
     code_parts = 2
 
     def encode(self, x: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class Vae(Conv):
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
         # Unit variance of the observed pixels: half the squared error is the negative log-likelihood.
-        return 0.5 * squared_error(self.decode(z), clean).mean() + self.config.beta * divergence  # type: ignore[union-attr]
+        return 0.5 * squared_error(self.decode(z), clean).mean() + self.config.beta * divergence
 
 
 def _blocks(channels: int, count: int) -> list[nn.Module]:

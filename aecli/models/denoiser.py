@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -41,16 +42,16 @@ class Denoiser(nn.Module):
         top, bottom = widths[0], widths[-1]
         self.head = HeadConv2d(4 * 3 + 1, top, 3, padding=1, bias=False)
         self.down_blocks = nn.ModuleList(_blocks(w, blocks) for w in widths[:-1])
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairwise(widths))
         self.middle = _blocks(bottom, 2 * blocks)
-        self.ups = nn.ModuleList(upsample(b, a, bias=False) for a, b in reversed(list(zip(widths, widths[1:], strict=False))))
+        self.ups = nn.ModuleList(upsample(b, a, bias=False) for a, b in reversed(list(pairwise(widths))))
         self.up_blocks = nn.ModuleList(_blocks(w, blocks) for w in reversed(widths[:-1]))
         self.tail = Float32Conv2d(top, 4 * 3, 3, padding=1, bias=False)
 
     @property
     def stride(self) -> int:
         """Heights and widths must be multiples of this; `forward` pads."""
-        return 2 ** len(self.config.widths)
+        return 1 << len(self.config.widths)
 
     @property
     def receptive_radius(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -46,10 +47,23 @@ class SparseConfig:
     sparsity: str = "l1:0.05"
 
 
+class FeatureConfig(Protocol):
+    """What the configurations of the feature autoencoders have in common."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def latent_dim(self) -> int: ...
+
+
 class FeatureAutoencoder(nn.Module):
     """What the feature autoencoders have in common: pictures (B, C, H, W) in 0–1 ⇄ codes (B, latent_dim)."""
 
-    config: DenseConfig | DeepConfig | SparseConfig
+    config: FeatureConfig
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in 0–1 → (B, latent_dim)."""
@@ -80,6 +94,7 @@ class Dense(FeatureAutoencoder):
     """
 
     Config = DenseConfig
+    config: DenseConfig
 
     def __init__(self, config: DenseConfig) -> None:
         super().__init__()
@@ -103,6 +118,7 @@ class Deep(FeatureAutoencoder):
     """Hinton & Salakhutdinov's (2006) autoencoder, 784–1000–500–250–code and back, trained at once, without pretraining."""
 
     Config = DeepConfig
+    config: DeepConfig
 
     def __init__(self, config: DeepConfig) -> None:
         super().__init__()
@@ -127,6 +143,7 @@ class Sparse(FeatureAutoencoder):
     """
 
     Config = SparseConfig
+    config: SparseConfig
 
     def __init__(self, config: SparseConfig) -> None:
         super().__init__()
@@ -175,6 +192,6 @@ def parse_sparsity(text: str) -> tuple[str, float]:
 
 def _perceptron(widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.SiLU()]
     return nn.Sequential(*layers[:-1])

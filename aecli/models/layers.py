@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return x + self.body(x)  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return x + self.body(x)  # type: ignore[no-any-return]
 
 
 def stack(block: type[nn.Module], channels: int, count: int) -> nn.Sequential:

@@ -19,10 +19,11 @@ from aecli.models.denoiser import Denoiser
 from aecli.training import features
 from aecli.training.data import (
     NAMES,
-    ArraySource,
+    FeatureData,
     FolderSource,
-    Source,
     central_crops,
+    dataset_features,
+    folder_features,
     folder_pictures,
     hold_out,
     load_dataset,
@@ -34,7 +35,6 @@ from aecli.weights import card_of, load_weights, save_weights
 
 RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
-HELD_OUT_IMAGES = 2000  # of a data set's training part, for validation and the error quantiles
 SAMPLES = 10
 
 
@@ -52,11 +52,11 @@ class Recipe:
 
 
 RECIPES = {
-    "dense": Recipe(batch_size=128, lr=1e-3, epochs=20),
-    "deep": Recipe(batch_size=128, lr=1e-3, epochs=20),
-    "sparse": Recipe(batch_size=128, lr=1e-3, epochs=20),
-    "conv": Recipe(batch_size=128, lr=1e-3, epochs=10),
-    "vae": Recipe(batch_size=128, lr=1e-3, epochs=10),
+    "dense": Recipe(batch_size=128, lr=5e-3, epochs=20),
+    "deep": Recipe(batch_size=128, lr=5e-3, epochs=20),
+    "sparse": Recipe(batch_size=128, lr=5e-3, epochs=20),
+    "conv": Recipe(batch_size=128, lr=5e-3, epochs=10),
+    "vae": Recipe(batch_size=128, lr=5e-3, epochs=10),
     # Clipping at 0.1 matters little to orthogonalised updates, and protects AdamW's share of them.
     "denoiser": Recipe(batch_size=16, lr=2e-3, data="", minutes=60, patch_size=128, clip=0.1),
     "codec": Recipe(batch_size=8, lr=1e-3, data="", minutes=60, patch_size=256),
@@ -245,26 +245,17 @@ def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Comput
     return {"original": clean, "decoded": model(clean, level).x_hat}
 
 
-def _feature_session(request: Request) -> _Session:
+def feature_data(request: Request) -> FeatureData:
+    """The data set or folder that a request names, for the feature architectures. Raises UsageError or AecliError."""
     data = request.data or request.recipe.data
-    source: Source
     if data in NAMES:
-        dataset = load_dataset(data, request.data_root, download=request.download)
-        order = torch.randperm(len(dataset.train.images), generator=torch.Generator().manual_seed(0))
-        held_out = min(HELD_OUT_IMAGES, len(order) // 10)
-        source = ArraySource(dataset.train.images[order[held_out:]], request.seed)
-        valid = dataset.train.images[order[:held_out]].float() / 255
-        test = dataset.test.images.float() / 255
-        name = f"{dataset.name}, {len(source)} training pictures"
-    else:
-        size = request.patch_size or request.recipe.patch_size
-        train_paths, valid_paths = hold_out(folder_pictures(data))
-        if request.valid:
-            train_paths, valid_paths = [*train_paths, *valid_paths], folder_pictures(request.valid)
-        source = FolderSource(train_paths, size, request.seed)
-        valid = test = FolderSource(valid_paths, size, request.seed).batch(0, features.BATCH)
-        name = f"{len(source)} pictures of {Path(data).name}, patches of {size}×{size}"
-    channels, height, width = valid.shape[1:]
+        return dataset_features(load_dataset(data, request.data_root, download=request.download), request.seed)
+    return folder_features(data, request.valid, request.patch_size or request.recipe.patch_size, request.seed)
+
+
+def _feature_session(request: Request) -> _Session:
+    data = feature_data(request)
+    channels, height, width = data.shape
     config: dict[str, Any] = {"channels": channels, "height": height, "width": width}
     if request.latent_dim is not None:
         config["latent_dim"] = request.latent_dim
@@ -275,14 +266,14 @@ def _feature_session(request: Request) -> _Session:
 
     def measure(model: FeatureAutoencoder) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
         model = model.to("cpu")
-        clean = test[:SAMPLES]
-        samples = {"original": clean} | ({"noisy": features.corrupt(test, noise)[:SAMPLES]} if noise else {})
-        samples["restored" if noise else "reconstruction"] = model(features.corrupt(test, noise)[:SAMPLES]).float()
-        return features.evaluate(model, test, noise), samples, features.error_quantiles(model, valid, noise)
+        clean, noisy = data.test[:SAMPLES], features.corrupt(data.test, noise)[:SAMPLES]
+        samples = {"original": clean} | ({"noisy": noisy} if noise else {})
+        samples["restored" if noise else "reconstruction"] = model(noisy).float()
+        return features.evaluate(model, data.test, noise), samples, features.error_quantiles(model, data.valid, noise)
 
     card_task = "denoise" if noise else "features"
-    task = features.FeatureTask(model, source, valid, noise)
-    return _Session(task, name, card_task, "grey" if channels == 1 else "rgb", measure)
+    task = features.FeatureTask(model, data.source, data.valid, noise)
+    return _Session(task, data.name, card_task, "grey" if channels == 1 else "rgb", measure)
 
 
-__all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "train"]
+__all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "feature_data", "train"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,13 @@ from torch import Tensor
 from aecli.batch import find_inputs
 from aecli.errors import AecliError, UsageError
 from aecli.images import SUFFIXES, read_picture, with_8_bits
+from aecli.patches import luminance
 
 MNIST_FOLDER = Path(__file__).parent.parent / "data" / "mnist"
 NAMES = ("mnist", "fashion-mnist", "cifar10")
 CACHE_BYTES = 4 << 30  # decoded pictures kept in memory; what does not fit is read again for every patch
+HELD_OUT_IMAGES = 2000  # of a data set's training part, or patches of the held-out pictures
+FOLDER_SAMPLE = 20_000  # patches that stand for a folder where a fixed set is needed (PCA)
 HELD_OUT_SHARE = 20  # one picture in twenty validates where no --valid folder is given
 
 
@@ -107,7 +112,7 @@ class FolderSource:
     def _patch(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         p = self.patch_size
         top, left = (rng.integers(0, side - p + 1) for side in pixels.shape[:2])
-        patch = np.rot90(pixels[top : top + p, left : left + p], k=rng.integers(4))
+        patch: np.ndarray = np.rot90(pixels[top : top + p, left : left + p], k=int(rng.integers(4)))
         return patch[:, ::-1] if rng.random() < 0.5 else patch
 
     def _pixels(self, path: Path) -> np.ndarray:
@@ -118,12 +123,6 @@ class FolderSource:
             self._cache[path] = pixels
             self._cached_bytes += pixels.nbytes
         return pixels
-
-
-def luminance(x: Tensor) -> Tensor:
-    """(B, 3, H, W) RGB → (B, 1, H, W) with the weights of ITU-R BT.601, as Pillow's mode L."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype, device=x.device)
-    return (x * weights[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -159,6 +158,62 @@ def central_crops(paths: Sequence[Path], size: int) -> list[Tensor]:
         top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
         crops.append(torch.from_numpy(pixels[top : top + size, left : left + size]).permute(2, 0, 1).float() / 255)
     return crops
+
+
+@dataclass(frozen=True)
+class FeatureData:
+    """What a feature autoencoder is trained and measured on.
+
+    train: pictures that PCA is fitted on, (N, C, H, W) uint8. valid, test: (n, C, H, W) float32 in 0–1. Labels (N,) or None.
+    """
+
+    name: str
+    source: Source
+    train: Tensor
+    train_labels: Tensor | None
+    valid: Tensor
+    test: Tensor
+    test_labels: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.test.shape[1:]
+        return channels, height, width
+
+
+def dataset_features(dataset: Dataset, seed: int) -> FeatureData:
+    """A labelled data set, some of its training part held out for validation and the error quantiles."""
+    order = torch.randperm(len(dataset.train.images), generator=torch.Generator().manual_seed(0))
+    held_out = min(HELD_OUT_IMAGES, len(order) // 10)
+    kept = order[held_out:]
+    images = dataset.train.images
+    return FeatureData(
+        name=f"{dataset.name}, {len(kept)} training pictures",
+        source=ArraySource(images[kept], seed),
+        train=images,
+        train_labels=dataset.train.labels,
+        valid=images[order[:held_out]].float() / 255,
+        test=dataset.test.images.float() / 255,
+        test_labels=dataset.test.labels,
+    )
+
+
+def folder_features(folder: str, valid_folder: str | None, patch_size: int, seed: int) -> FeatureData:
+    """A folder of pictures as patches; those of held-out pictures validate and test."""
+    paths = folder_pictures(folder)
+    train_paths, valid_paths = (paths, folder_pictures(valid_folder)) if valid_folder else hold_out(paths)
+    source = FolderSource(train_paths, patch_size, seed)
+    held_out = FolderSource(valid_paths, patch_size, seed).batch(0, HELD_OUT_IMAGES)
+    return FeatureData(
+        name=f"{len(source)} pictures of {Path(folder).name}, patches of {patch_size}×{patch_size}",
+        source=source,
+        train=(source.batch(0, FOLDER_SAMPLE) * 255).round().byte(),
+        train_labels=None,
+        valid=held_out,
+        test=held_out,
+        test_labels=None,
+    )
 
 
 def load_dataset(name: str, root: Path | None = None, *, download: bool = False) -> Dataset:
@@ -227,7 +282,7 @@ def read_idx(path: Path) -> np.ndarray:
     except (OSError, EOFError) as error:
         raise AecliError(f"{path} cannot be read ({error}): fetch the data set again") from error
     dims = data[3] if len(data) > 4 and data[:3] == b"\x00\x00\x08" else 0
-    shape = np.frombuffer(data, dtype=">i4", count=dims, offset=4) if len(data) >= 4 + 4 * dims else np.zeros(0)
-    if dims == 0 or len(data) != 4 + 4 * dims + int(np.prod(shape, dtype=np.int64)):
+    shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims]) if len(data) >= 4 + 4 * dims else ()
+    if not shape or len(data) != 4 + 4 * dims + math.prod(shape):
         raise AecliError(f"{path} is not an IDX file of bytes, or is cut off: fetch the data set again")
     return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape).copy()

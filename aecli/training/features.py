@@ -66,7 +66,7 @@ def corrupt(images: Tensor, noise: Noise | None) -> Tensor:
 
 
 def _batches(images: Tensor, noise: Noise | None) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(images.split(BATCH), corrupt(images, noise).split(BATCH), strict=True)
+    return zip(torch.split(images, BATCH), torch.split(corrupt(images, noise), BATCH), strict=True)
 
 
 def _psnr(mse: float) -> float:

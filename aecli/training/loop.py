@@ -30,8 +30,10 @@ CHECKPOINT_FORMAT = 1
 class Task(Protocol):
     """What is trained."""
 
-    model: nn.Module
-    source: Source
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def source(self) -> Source: ...
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """The mean loss of a batch of clean pictures (B, C, H, W) in 0–1; the generator (CPU) is the step's own."""
@@ -187,7 +189,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AecliError(f"{self.checkpoint} is of another model: pass the --arch and options it was started with") from error
         self.step, self.seconds = state["step"], state["seconds"]
 
@@ -201,6 +203,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         raise AecliError(f"checkpoint {path} is damaged: leave --resume out, or delete it") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise AecliError(f"checkpoint {path} was written by another version of aecli: leave --resume out")
+    if not all(isinstance(state.get(name), int | float) for name in ("seed", "batch_size", "step", "seconds")):
+        raise AecliError(f"checkpoint {path} is damaged: leave --resume out, or delete it")
     return state
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MATRIX_SIDE = 32  # narrower matrices (colour in, colour out) are left to AdamW
+# Narrower matrices (colour in, colour out) are left to AdamW; so are wider ones, where the iterations would cost more than
+# the gradient of a small batch.
+NARROWEST, WIDEST = 32, 384
 
 
 class Muon(torch.optim.Optimizer):
@@ -89,7 +91,7 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     Quintic Newton–Schulz iteration with Jordan's coefficients, in bfloat16 as published.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x: Tensor = matrices.bfloat16()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     wide = x.shape[1] <= x.shape[2]
     if not wide:
@@ -97,8 +99,10 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if wide else x.mT).to(matrices.dtype)
+    if not wide:
+        x = x.mT
+    return x.to(matrices.dtype)
 
 
 def _is_matrix(p: Tensor) -> bool:
-    return p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= MATRIX_SIDE
+    return p.ndim >= 2 and NARROWEST <= min(p.shape[0], p[0].numel()) <= WIDEST

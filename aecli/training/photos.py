@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aecli.errors import AecliError
 from aecli.metrics import psnr
 from aecli.models.codec import Codec, rate_distortion
 from aecli.models.denoiser import Denoiser
@@ -33,7 +34,7 @@ class DenoiserTask:
         sigma = torch.rand(len(x), generator=generator) * MAX_SIGMA
         noisy = photograph_noise(x.cpu(), sigma, generator).to(x.device)
         restored = self.model(noisy, sigma.to(x.device))
-        return (restored - x).abs().mean()
+        return (restored - x).abs().mean()  # type: ignore[no-any-return]
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR at sigma 15, 25 and 50 on held-out crops, noise not clipped; `psnr` is that at 25."""
@@ -57,6 +58,8 @@ class CodecTask:
         self.model, self.source = model, source
         # Whole blocks of 64, so that no bits go into padding
         self.valid = [v[:, : v.shape[1] // 64 * 64, : v.shape[2] // 64 * 64] for v in valid if min(v.shape[1:]) >= 64]
+        if not self.valid:
+            raise AecliError("no validation picture is as large as 64×64: add larger pictures, or pass others as --valid")
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         lambdas = torch.tensor(self.model.config.lambdas)

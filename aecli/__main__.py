@@ -1,0 +1,5 @@
+"""`python -m aecli`."""
+
+from aecli.cli import main
+
+main()

@@ -1,0 +1,96 @@
+"""`aecli decode`: .npz back to pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from aecli.batch import Job, read_bytes
+from aecli.cli import report
+from aecli.cli.options import Files, Printing, Running
+from aecli.errors import AecliError
+from aecli.images import format_of, write_picture
+
+if TYPE_CHECKING:
+    from aecli.compression import Coder
+
+SUFFIXES = frozenset({".npz"})
+
+
+def decode(
+    files: Files,
+    weights: Annotated[
+        str | None, typer.Option("--weights", "-w", help="Weights to decode with; by default those that the file names.")
+    ] = None,
+    info: Annotated[bool, typer.Option("--info", help="Tell what a file holds, without decoding.")] = False,
+    running: Running = Running(),  # noqa: B008
+    printing: Printing = Printing(),  # noqa: B008
+) -> None:
+    """Restore pictures from .npz files.
+
+    [bold]Examples[/bold]
+
+    aecli decode photo.npz                                        [dim]photo.decoded.png beside it[/dim]
+
+    aecli decode photo.npz -o photo.jpg
+
+    aecli decode small/ -o back/ --recursive
+    """
+    report.configure(printing)
+    rename = "{}.png" if files.output else "{}.decoded.png"
+    jobs = report.plan(files, SUFFIXES, lambda path: rename.format(path.stem))
+    if info:
+        _tell(jobs)
+        return
+
+    from aecli.compression import coder_for, decode_picture
+    from aecli.weights import load_weights
+
+    compute = running.compute()
+
+    @lru_cache(maxsize=4)
+    def coder(name: str) -> Coder:
+        return coder_for(load_weights(name, compute.device), compute)
+
+    if weights:
+        coder(weights)  # wrong weights are wrong usage, and not the fault of every file
+
+    def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
+        format = format_of(job.target) if job.target else "PNG"
+        data = read_bytes(job, sys.stdin.buffer)
+        picture = decode_picture(data, job.name, lambda named: coder(weights or named))
+        notes = write_picture(picture, stream, format, job.name)
+        return {"size": [picture.width, picture.height], "bytes": len(data), "notes": list(notes)}
+
+    report.run_batch(jobs, work, files, _describe)
+
+
+def _tell(jobs: list[Job]) -> None:
+    from aecli.compression import describe
+
+    failed = False
+    for job in jobs:
+        try:
+            found = describe(read_bytes(job, sys.stdin.buffer), job.name)
+        except AecliError as error:
+            report.complain(str(error))
+            failed = True
+            continue
+        quality = "" if found.quality is None else f", quality {found.quality:g}"
+        text = (
+            f"{job.name}: {found.width}×{found.height} {found.mode}, {found.bits_per_pixel:.3f} bits a pixel{quality}, "
+            f"{found.layout} of {found.weights} {found.digest}"
+        )
+        report.answer(text, {"input": job.name, **dataclasses.asdict(found)})
+    if failed:
+        raise typer.Exit(report.ExitStatus.FAILED)
+
+
+def _describe(info: Mapping[str, Any]) -> str:
+    width, height = info["size"]
+    return "; ".join([f"{width}×{height}", *info["notes"]])

@@ -1,0 +1,94 @@
+"""`aecli denoise`: clean pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+
+from aecli.batch import Job, read_bytes
+from aecli.cli import report
+from aecli.cli.options import Files, Printing, Running
+from aecli.images import FORMATS, SUFFIXES, format_of, read_picture, write_picture
+
+
+def denoise(
+    files: Files,
+    weights: Annotated[str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file.")] = "photo-denoise",
+    sigma: Annotated[
+        float | None, typer.Option(help="Standard deviation of the noise, in grey levels of 255; estimated if not given.")
+    ] = None,
+    strength: Annotated[float, typer.Option(help="Share of the correction that is applied, 0–1.")] = 1.0,
+    reference: Annotated[
+        Path | None, typer.Option(help="The clean picture: prints PSNR and SSIM before and after.", show_default=False)
+    ] = None,
+    running: Running = Running(),  # noqa: B008
+    printing: Printing = Printing(),  # noqa: B008
+) -> None:
+    """Remove noise from pictures.
+
+    [bold]Examples[/bold]
+
+    aecli denoise noisy.png
+
+    aecli denoise scans/ -o clean/ --recursive --skip-existing
+
+    find . -name '*.jpg' | aecli denoise --files-from - -o clean/
+
+    cat noisy.png | aecli denoise - > clean.png
+    """
+    report.configure(printing)
+    jobs = report.plan(files, SUFFIXES, _in_folder if files.output else _beside)
+
+    from aecli.denoising import check_options, denoise_picture
+    from aecli.weights import load_weights
+
+    compute = running.compute()
+    loaded = load_weights(weights, compute.device)
+    check_options(loaded, sigma, strength)
+    clean = read_picture(reference) if reference else None
+
+    def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
+        format = format_of(job.target) if job.target else None
+        picture = read_picture(read_bytes(job, sys.stdin.buffer), job.name)
+        done = denoise_picture(picture, loaded, compute, sigma=sigma, strength=strength)
+        notes = write_picture(done.picture, stream, format or _same_format(picture.format), job.name)
+        info: dict[str, object] = {"size": [picture.width, picture.height], "weights": loaded.name}
+        if done.sigma is not None:
+            info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
+        if clean is not None:
+            from aecli.scores import scores
+
+            info |= {"before": scores(picture, clean), "after": scores(done.picture, clean)}
+        return info | {"notes": [*picture.notes, *notes]}
+
+    report.run_batch(jobs, work, files, _describe)
+
+
+def _beside(path: Path) -> str:
+    return f"{path.stem}.denoised{_writable_suffix(path)}"
+
+
+def _in_folder(path: Path) -> str:
+    return path.stem + _writable_suffix(path)
+
+
+def _writable_suffix(path: Path) -> str:
+    return path.suffix if path.suffix.lower() in FORMATS else ".png"
+
+
+def _same_format(format: str | None) -> str:
+    return format if format in FORMATS.values() and format is not None else "PNG"
+
+
+def _describe(info: Mapping[str, Any]) -> str:
+    parts = []
+    if "sigma" in info:
+        parts.append(f"sigma {info['sigma']:.1f}{' (estimated)' if info['sigma_estimated'] else ''}")
+    if "before" in info:
+        before, after = info["before"], info["after"]
+        parts.append(", ".join(f"{name.upper()} {before[name]:.4g} → {after[name]:.4g}" for name in before if name in after))
+    return "; ".join([*parts, *info["notes"]])

@@ -1,0 +1,97 @@
+"""Options that several commands share, as groups: a command asks for `files: Files` and gets all of its options filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from aecli.device import Compute
+
+FILES, RUNNING, PRINTING = "Files", "Where and how it runs", "What is printed"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is read, and where results go."""
+
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders, or - for standard input.", show_default=False)
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output.", rich_help_panel=FILES),
+    ] = None
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Walk folders.", rich_help_panel=FILES)] = False
+    files_from: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Take names from a file, or - for standard input.", rich_help_panel=FILES)
+    ] = None
+    null: Annotated[bool, typer.Option("--null", "-0", help="Names in the list end with NUL.", rich_help_panel=FILES)] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.", rich_help_panel=FILES)] = False
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave results that exist: resumes a broken-off run.", rich_help_panel=FILES)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """Device, precision, threads."""
+
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where it runs.", rich_help_panel=RUNNING)] = "auto"
+    precision: Annotated[
+        str, typer.Option(metavar="auto|fp32|bf16", help="auto: bf16 where it is fast.", rich_help_panel=RUNNING)
+    ] = "auto"
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", rich_help_panel=RUNNING)] = None
+
+    def compute(self) -> Compute:
+        """Resolved for this machine; imports torch."""
+        from aecli.device import select
+
+        return select(self.device, self.precision, self.threads)
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How much is said, and in what form."""
+
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a file, on stdout.", rich_help_panel=PRINTING)] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.", rich_help_panel=PRINTING)] = False
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show where an error arose.", rich_help_panel=PRINTING)] = False
+
+
+_GROUPS = (Files, Running, Printing)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameters of the types above by their fields, in the signature that Typer reads."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if hint in _GROUPS}
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)})
+        command(**values)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        group = groups.get(parameter.name)
+        if group is None:
+            parameters.append(_keyword(parameter.name, hints[parameter.name], parameter.default))
+        else:
+            field_hints = get_type_hints(group, include_extras=True)
+            parameters += [_keyword(f.name, field_hints[f.name], f.default) for f in dataclasses.fields(group)]
+    del run.__wrapped__  # inspect would follow it to the original signature
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)

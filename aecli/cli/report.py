@@ -1,0 +1,180 @@
+"""All that is printed, and the exit status: progress, lines, JSON, tables, and the one place where errors become sentences.
+
+Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import typer
+
+from aecli import batch
+from aecli.cli.options import Files, Printing
+from aecli.errors import AecliError, UsageError
+
+
+class ExitStatus(IntEnum):
+    """0 all done, 1 some failed, 2 wrong usage, 130 interrupted."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    INTERRUPTED = 130
+
+
+_printing = Printing()
+
+
+def configure(printing: Printing) -> None:
+    """What the command line asked for; read by everything below."""
+    global _printing
+    _printing = printing
+
+
+def quiet() -> bool:
+    """Whether only errors are printed."""
+    return _printing.quiet
+
+
+def as_json() -> bool:
+    """Whether results are asked for as JSON."""
+    return _printing.json
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    if not _printing.quiet:
+        typer.echo(text, err=True)
+
+
+def complain(text: str) -> None:
+    """An error, in one sentence."""
+    typer.echo(f"aecli: {text}", err=True)
+
+
+def result(text: str, values: Mapping[str, Any]) -> None:
+    """A result: JSON on standard output with --json, otherwise a line for the person at the terminal."""
+    if _printing.json:
+        typer.echo(json.dumps(values, allow_nan=False, default=str))
+    else:
+        say(text)
+
+
+def answer(text: str, values: Mapping[str, Any]) -> None:
+    """What was asked for, on standard output in either form."""
+    typer.echo(json.dumps(values, allow_nan=False, default=str) if _printing.json else text)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", to_stdout: bool = False) -> None:
+    """A table; numbers come ready as text. Tables that are the command's answer go to standard output."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    if _printing.quiet and not to_stdout:
+        return
+    shown = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    stream = sys.stdout if to_stdout else sys.stderr
+    # A pipe has no width; without one, rich would fold the columns at 80.
+    Console(file=stream, width=None if stream.isatty() else 160, markup=False, highlight=False).print(shown)
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """Errors of any command → one sentence and an exit status."""
+    try:
+        yield
+    except (AecliError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output is gone: nobody is left to tell
+            sys.stderr.close()
+            raise typer.Exit(ExitStatus.FAILED) from error
+        _show_traceback(error)
+        complain(str(error) or "there is not enough memory")
+        raise typer.Exit(ExitStatus.USAGE if isinstance(error, UsageError) else ExitStatus.FAILED) from error
+    except KeyboardInterrupt as error:
+        complain("interrupted; results that are there are whole")
+        raise typer.Exit(ExitStatus.INTERRUPTED) from error
+
+
+def _show_traceback(error: BaseException | None) -> None:
+    if _printing.verbose and error is not None:
+        traceback.print_exception(error)
+
+
+def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> list[batch.Job]:
+    """The jobs that the command line names. Raises UsageError before anything is done."""
+    inputs = batch.find_inputs(
+        files.inputs or [],
+        recursive=files.recursive,
+        files_from=files.files_from,
+        null_separated=files.null,
+        suffixes=suffixes,
+        stdin=sys.stdin.buffer,
+    )
+    jobs = batch.plan_outputs(inputs, files.output, rename=rename)
+    if _printing.json and any(job.target is None for job in jobs):
+        raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
+    return jobs
+
+
+def run_batch(
+    jobs: Sequence[batch.Job],
+    work: Callable[[batch.Job, BinaryIO], Mapping[str, object]],
+    files: Files,
+    describe: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """Do the jobs, say what became of each, and exit with status 1 if any failed."""
+    counts = {"done": 0, "skipped": 0, "failed": 0}
+    outcomes = batch.run(jobs, work, overwrite=files.overwrite, skip_existing=files.skip_existing, stdout=sys.stdout.buffer)
+    with _progress(len(jobs)) as advance:
+        for outcome in outcomes:
+            counts[outcome.status] += 1
+            _show_outcome(outcome, describe)
+            advance()
+    if len(jobs) > 1:
+        say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
+    if counts["failed"]:
+        raise typer.Exit(ExitStatus.FAILED)
+
+
+def _show_outcome(outcome: batch.Outcome, describe: Callable[[Mapping[str, Any]], str]) -> None:
+    job = outcome.job
+    target = "standard output" if job.target is None else str(job.target)
+    values = {"input": job.name, "output": target, "status": outcome.status, "seconds": round(outcome.seconds, 4)}
+    if outcome.status == "done":
+        result(f"{job.name} → {target}  {describe(outcome.info)}", {**values, **outcome.info})
+        return
+    if outcome.status == "failed":
+        _show_traceback(outcome.error)
+        complain(outcome.message)
+    else:
+        say(f"{job.name} skipped: {outcome.message}")
+    if _printing.json:
+        typer.echo(json.dumps({**values, "message": outcome.message}))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on terminals, for several files; elsewhere nothing."""
+    if total < 2 or _printing.quiet or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,190 @@
+"""`aecli train`: teach an autoencoder, on MNIST at once or on your own pictures."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aecli.cli import report
+from aecli.cli.options import Printing, Running
+from aecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from aecli.training import Progress, Request, Result
+
+DATA, BUDGET, START = "Data", "How long, how fast", "Start and end"
+LOG_SECONDS = 30  # between progress lines where there is no terminal
+
+
+def train(
+    arch: Annotated[str, typer.Option(help="dense, deep, sparse, conv, vae (small pictures); denoiser, codec (photographs).")],
+    data: Annotated[
+        str | None, typer.Option(help="mnist (comes along), fashion-mnist, cifar10, or a folder of pictures.", rich_help_panel=DATA)
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.", rich_help_panel=DATA)] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set if it is not there.", rich_help_panel=DATA)
+    ] = False,
+    valid: Annotated[
+        str | None, typer.Option(help="A folder of pictures to validate on; otherwise some are held out.", rich_help_panel=DATA)
+    ] = None,
+    patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.", rich_help_panel=DATA)] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(help="gaussian:0.5 adds noise to the input and clips to 0–1: learns to denoise.", rich_help_panel=DATA),
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(min=1, help="Length of the code.")] = None,
+    sparsity: Annotated[str | None, typer.Option(help="For sparse: l1:WEIGHT or kl:SHARE.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=BUDGET)] = None,
+    steps: Annotated[int | None, typer.Option(help="Batches.", rich_help_panel=BUDGET)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall time.", rich_help_panel=BUDGET)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step.", rich_help_panel=BUDGET)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=BUDGET)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same weights.", rich_help_panel=BUDGET)] = 0,
+    init: Annotated[str | None, typer.Option(help="Weights to start from (fine-tuning).", rich_help_panel=START)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.", rich_help_panel=START)] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The weights file; by default named after data and arch.", rich_help_panel=START),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace it if it exists.", rich_help_panel=START)] = False,
+    running: Running = Running(),  # noqa: B008
+    printing: Printing = Printing(),  # noqa: B008
+) -> None:
+    """Train an autoencoder.
+
+    Ends with the weights file, a picture of reconstructions beside it, and a table of test scores. Ctrl-C keeps a checkpoint.
+
+    [bold]Examples[/bold]
+
+    aecli train --arch conv                                       [dim]MNIST, a few minutes[/dim]
+
+    aecli train --arch conv --noise gaussian:0.5 -o digits.safetensors
+
+    aecli train --arch codec --init photo-codec --data photos/ --minutes 60
+    """
+    report.configure(printing)
+    from aecli.models.dense import parse_sparsity
+    from aecli.training import RECIPES, Request
+    from aecli.training import train as run
+    from aecli.training.noise import parse_noise
+
+    if arch not in RECIPES:
+        raise UsageError(f"--arch {arch} is not known: give one of {', '.join(RECIPES)}")
+    if sparsity is not None:
+        parse_sparsity(sparsity)
+    name = Path(data).resolve().name if data and Path(data).is_dir() else data or RECIPES[arch].data or "photos"
+    request = Request(
+        arch=arch,
+        output=output or Path(f"{name}-{arch}.safetensors"),
+        compute=running.compute(),
+        data=data,
+        data_root=data_root,
+        download=download,
+        valid=valid,
+        patch_size=patch_size,
+        latent_dim=latent_dim,
+        sparsity=sparsity,
+        noise=parse_noise(noise) if noise else None,
+        epochs=epochs,
+        steps=steps,
+        minutes=minutes,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        init=init,
+        resume=resume,
+        overwrite=overwrite,
+        command=shlex.join(["aecli", *sys.argv[1:]]),
+    )
+    with show_progress() as show, stop_on_interrupt() as interrupted:
+        result = run(request, show, interrupted)
+    if not result.finished:
+        report.complain(f"stopped after step {result.steps}; the same command with --resume goes on from {request.checkpoint}")
+        raise typer.Exit(report.ExitStatus.INTERRUPTED)
+    _finish(request, result)
+
+
+def _finish(request: Request, result: Result) -> None:
+    from aecli.plots import save_rows
+
+    picture = request.output.with_suffix(".png")
+    if result.samples:
+        save_rows(picture, result.samples, overwrite=True)
+        report.say(f"picture: {picture}")
+    report.table(("score", "test"), [(name, f"{value:.4f}") for name, value in result.scores.items()])
+    values = {"weights": str(request.output), "steps": result.steps, "scores": dict(result.scores)}
+    report.answer(str(request.output), values)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came: the step at hand is finished first. A second one ends the program at once."""
+    came = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[Progress], None]]:
+    """Live on a terminal; a line every half minute elsewhere; nothing with --quiet."""
+    if report.quiet():
+        yield lambda p: None
+    elif sys.stderr.isatty():
+        with _live_progress() as show:
+            yield show
+    else:
+        yield _line_printer()
+
+
+def _line_printer() -> Callable[[Progress], None]:
+    last = 0.0
+
+    def show(p: Progress) -> None:
+        nonlocal last
+        if p.seconds - last >= LOG_SECONDS or p.share >= 1:
+            last = p.seconds
+            report.say(f"{p.share:6.1%}  {_text(p)}")
+
+    return show
+
+
+@contextmanager
+def _live_progress() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda p: bar.update(task, completed=p.share, description=_text(p))
+
+
+def _text(p: Progress) -> str:
+    figures = _figures(p.figures)
+    left = round(p.seconds_left)
+    return f"step {p.step}  loss {p.loss:.4f}{figures}  {p.images_per_second:.1f} images/s  {left // 60}:{left % 60:02d} left"
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    shown = {"psnr": "validation PSNR {:.2f} dB", "bpp": "{:.3f} bits a pixel", "active_share": "{:.1%} active"}
+    return "".join("  " + text.format(figures[name]) for name, text in shown.items() if name in figures)

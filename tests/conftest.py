@@ -1,0 +1,120 @@
+"""Tiny models, saved as weights files, and small real photographs, for all tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aecli.coding.tables import fill_tables
+from aecli.device import select
+from aecli.images import from_array, read_picture
+from aecli.models.codec import Codec, CodecConfig
+from aecli.models.conv import Conv, ConvConfig
+from aecli.models.denoiser import Denoiser, DenoiserConfig
+from aecli.models.dense import Dense, DenseConfig
+from aecli.weights import card_of, load_weights, save_weights
+
+DATA = Path(__file__).parent / "data"
+
+
+def tiny_codec(seed=0):
+    """Untrained, but its latents span many scales and go beyond the tables here and there."""
+    torch.manual_seed(seed)
+    model = Codec(CodecConfig(widths=(8, 8, 16), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1), latent=8, hyper=4))
+    with torch.no_grad():
+        model.g_a[-1].weight.mul_(30)
+        model.h_a[-1].weight.mul_(30)
+        model.parameters_net[-1].weight.mul_(10)
+        model.log_inverse_gain.sub_(1)
+    fill_tables(model)
+    return model.eval().requires_grad_(False)
+
+
+def tiny_denoiser(seed=0):
+    torch.manual_seed(seed)
+    return Denoiser(DenoiserConfig(widths=(8, 16), blocks=1)).eval().requires_grad_(False)
+
+
+def tiny_dense(seed=0, **config):
+    torch.manual_seed(seed)
+    return Dense(DenseConfig(**{"height": 8, "width": 8, "latent_dim": 4, **config})).eval().requires_grad_(False)
+
+
+def tiny_conv(seed=0, **config):
+    torch.manual_seed(seed)
+    config = {"height": 13, "width": 10, "latent_dim": 4, "widths": (8, 16), **config}
+    return Conv(ConvConfig(**config)).eval().requires_grad_(False)
+
+
+def saved(path, model, arch, *, half=False, **card):
+    """Writes a weights file and loads it again."""
+    values = {"task": "features", "training_data": "nothing", "steps": 0, **card}
+    save_weights(path, model, card_of(model, arch, **values), half=half, overwrite=True)
+    return load_weights(path)
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory):
+    """tiny-codec, tiny-denoiser, tiny-dense and tiny-dense-denoiser, as files."""
+    folder = tmp_path_factory.mktemp("weights")
+    saved(folder / "tiny-codec.safetensors", tiny_codec(), "codec", task="compress")
+    saved(folder / "tiny-denoiser.safetensors", tiny_denoiser(), "denoiser", task="denoise", noise="gaussian 0-75 of 255")
+    saved(folder / "tiny-dense.safetensors", tiny_dense(), "dense", colour_mode="grey")
+    saved(folder / "tiny-dense-denoiser.safetensors", tiny_dense(), "dense", task="denoise", noise="gaussian:0.5")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codec_weights(weights_folder):
+    return load_weights(weights_folder / "tiny-codec.safetensors")
+
+
+@pytest.fixture(scope="session")
+def denoiser_weights(weights_folder):
+    return load_weights(weights_folder / "tiny-denoiser.safetensors")
+
+
+@pytest.fixture(scope="session")
+def dense_weights(weights_folder):
+    return load_weights(weights_folder / "tiny-dense.safetensors")
+
+
+@pytest.fixture(scope="session")
+def dense_denoiser_weights(weights_folder):
+    return load_weights(weights_folder / "tiny-dense-denoiser.safetensors")
+
+
+@pytest.fixture(scope="session")
+def compute():
+    """The processor, in float32: what is exact there is exact everywhere."""
+    return select("cpu", "fp32")
+
+
+@pytest.fixture(scope="session")
+def photograph():
+    """200×180, RGB."""
+    return read_picture(DATA / "colosseum.png")
+
+
+@pytest.fixture(scope="session")
+def small_photograph():
+    """128×96, RGB."""
+    return read_picture(DATA / "arches.png")
+
+
+@pytest.fixture
+def picture_of():
+    """Makes a picture of the left upper corner of a photograph: picture_of(height, width)."""
+    pixels = read_picture(DATA / "colosseum.png").pixels
+    return lambda height, width: from_array(np.ascontiguousarray(pixels[:height, :width]))
+
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    """A folder of three small photographs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("colosseum", "arches", "skyline"):
+        (folder / f"{name}.png").write_bytes((DATA / f"{name}.png").read_bytes())
+    return folder

@@ -1,0 +1,366 @@
+"""The commands, called in this process: what they write, what they print where, and how they fail."""
+
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from aecli.cli import app
+from aecli.weights import load_weights, shipped_weights
+
+
+@pytest.fixture
+def aecli(weights_folder, tmp_path, monkeypatch):
+    """Runs a command line in an empty folder; `{tiny-…}` stands for the weights of that name."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(line, stdin=None):
+        names = {path.stem: str(path) for path in weights_folder.glob("*.safetensors")}
+        arguments = [names.get(word.strip("{}"), word) if word.startswith("{") else word for word in line.split()]
+        return CliRunner().invoke(app, [*arguments], input=stdin, catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path, photograph):
+    """photo.png, 64×48, in the folder that commands run in."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(photograph.pixels[:48, :64]).save(path)
+    return path
+
+
+def opened(source):
+    """A picture, read to its end."""
+    with Image.open(source) as image:
+        image.load()
+        return image
+
+
+def assert_one_sentence(result, status, *words):
+    assert result.exit_code == status
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.output
+
+
+# ---------------------------------------------------------------------------------------------------------- all commands
+
+
+def test_help_has_examples(aecli):
+    for command in ("denoise", "encode", "decode", "train", "compare-pca"):
+        result = aecli(f"{command} --help")
+        assert result.exit_code == 0
+        assert f"aecli {command}" in result.stdout
+
+
+def test_version_is_that_of_the_package(aecli):
+    import aecli as package
+
+    assert aecli("--version").stdout == f"aecli {package.__version__}\n"
+
+
+def test_unknown_option_is_wrong_usage(aecli):
+    assert aecli("denoise --nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["denoise --weights {tiny-denoiser}", "encode --weights {tiny-codec}"])
+def test_bad_files_are_reported_and_the_others_done(aecli, photo, tmp_path, command):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:500])
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
+
+    result = aecli(f"{command} empty.png text.png cut.png missing.png photo.png -o out")
+
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("aecli: ")]
+    for name, line in zip(("empty.png", "text.png", "cut.png", "missing.png"), errors, strict=True):
+        assert name in line
+    assert [path.stem for path in (tmp_path / "out").iterdir()] == ["photo"]
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [("denoise --weights {tiny-denoiser}", "photo.denoised.png"), ("encode --weights {tiny-codec}", "photo.npz")],
+)
+def test_an_existing_result_is_not_overwritten_unless_asked(aecli, photo, tmp_path, command, result):
+    (tmp_path / result).write_text("precious")
+    assert_one_sentence(aecli(f"{command} photo.png"), 1, result, "--overwrite")
+    assert (tmp_path / result).read_text() == "precious"
+    assert aecli(f"{command} photo.png --skip-existing").exit_code == 0
+    assert (tmp_path / result).read_text() == "precious"
+    assert aecli(f"{command} photo.png --overwrite").exit_code == 0
+    assert (tmp_path / result).read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("command", ["denoise --weights {tiny-denoiser}", "encode --weights {tiny-codec}"])
+def test_a_folder_that_cannot_be_written(aecli, photo, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    assert_one_sentence(aecli(f"{command} photo.png -o file/out.png"), 1, "file")
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_no_input_is_wrong_usage(aecli):
+    assert_one_sentence(aecli("denoise"), 2)
+
+
+def test_wrong_and_damaged_weights(aecli, photo, tmp_path):
+    (tmp_path / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{nonsense")
+    assert_one_sentence(aecli("denoise photo.png --weights nothing"), 1, "nothing")
+    assert_one_sentence(aecli("denoise photo.png --weights damaged.safetensors"), 1, "damaged.safetensors")
+    assert_one_sentence(aecli("denoise photo.png --weights {tiny-codec}"), 2, "tiny-codec", "compress")
+    assert_one_sentence(aecli("encode photo.png --weights {tiny-denoiser}"), 2, "tiny-denoiser", "denoise")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.safetensors", "photo.png"]
+
+
+def test_trees_lists_and_null_separated_names(aecli, photo, tmp_path):
+    tree = tmp_path / "in" / "deep"
+    tree.mkdir(parents=True)
+    for name in ("a b.png", "ü.png", "new\nline.png"):
+        (tree / name).write_bytes(photo.read_bytes())
+    names = "\0".join(str(path) for path in sorted(tree.iterdir()))
+
+    assert aecli("encode in -r -o out --weights {tiny-codec}").exit_code == 0
+    assert aecli("encode --files-from - -0 -o flat --weights {tiny-codec}", stdin=names).exit_code == 0
+
+    expected = ["a b.npz", "new\nline.npz", "ü.npz"]
+    assert sorted(path.name for path in (tmp_path / "out" / "deep").iterdir()) == expected
+    assert sorted(path.name for path in (tmp_path / "flat").iterdir()) == expected
+
+
+def test_json_is_one_object_a_file_on_stdout(aecli, photo, tmp_path):
+    (tmp_path / "bad.png").write_text("no")
+    result = aecli("denoise photo.png bad.png -o out --json --sigma 10 --weights {tiny-denoiser}")
+    done, failed = (json.loads(line) for line in result.stdout.splitlines())
+    assert done["status"] == "done" and done["sigma"] == 10 and done["sigma_estimated"] is False
+    assert failed["status"] == "failed" and "bad.png" in failed["message"]
+
+
+def test_quiet_prints_errors_only(aecli, photo):
+    assert aecli("denoise photo.png --quiet --weights {tiny-denoiser}").output == ""
+    assert "missing.png" in aecli("denoise missing.png --quiet --weights {tiny-denoiser}").stderr
+
+
+def test_verbose_shows_where_an_error_arose(aecli):
+    assert "Traceback" in aecli("denoise missing.png --verbose --weights {tiny-denoiser}").output
+
+
+# --------------------------------------------------------------------------------------------------------------- denoise
+
+
+def test_sigma_and_strength_zero_give_the_input_back(aecli, photo):
+    for option in ("--sigma 0", "--strength 0"):
+        assert aecli(f"denoise photo.png {option} --overwrite --weights {{tiny-denoiser}}").exit_code == 0
+        np.testing.assert_array_equal(opened(photo), opened(photo.with_name("photo.denoised.png")))
+
+
+@pytest.mark.parametrize("options", ["--sigma -1", "--sigma 300", "--strength 2", "--sigma nan"])
+def test_options_out_of_range_are_wrong_usage(aecli, photo, options):
+    assert_one_sentence(aecli(f"denoise photo.png {options} --weights {{tiny-denoiser}}"), 2, options.split()[0])
+
+
+def test_sigma_that_is_no_number_is_wrong_usage(aecli, photo):
+    assert aecli("denoise photo.png --sigma much").exit_code == 2
+
+
+def test_reference_prints_scores_before_and_after(aecli, photo, tmp_path):
+    noisy = np.clip(np.asarray(opened(photo)) + np.random.default_rng(0).normal(0, 20, (48, 64, 3)), 0, 255)
+    Image.fromarray(noisy.astype(np.uint8)).save(tmp_path / "noisy.png")
+    result = aecli("denoise noisy.png --reference photo.png --json --weights {tiny-denoiser}")
+    scores = json.loads(result.stdout)
+    assert scores["before"]["psnr"] == pytest.approx(22.1, abs=1)
+    assert set(scores["after"]) == {"psnr", "ssim"}
+
+
+def test_reference_of_another_size_is_one_sentence(aecli, photo, tmp_path):
+    Image.new("RGB", (10, 10)).save(tmp_path / "other.png")
+    assert_one_sentence(aecli("denoise photo.png --reference other.png --weights {tiny-denoiser}"), 1, "10×10")
+    assert not (tmp_path / "photo.denoised.png").exists()
+
+
+def test_denoise_in_a_pipe(aecli, photo):
+    result = aecli("denoise - --weights {tiny-denoiser}", stdin=photo.read_bytes())
+    picture = opened(io.BytesIO(result.stdout_bytes))
+    assert (picture.format, picture.size) == ("PNG", (64, 48))
+
+
+def test_a_feature_autoencoder_denoises_in_patches(aecli, photo):
+    assert aecli("denoise photo.png --weights {tiny-dense-denoiser}").exit_code == 0
+    assert opened(photo.with_name("photo.denoised.png")).size == (64, 48)
+    assert_one_sentence(aecli("denoise photo.png --overwrite --sigma 5 --weights {tiny-dense-denoiser}"), 2, "leave --sigma out")
+
+
+def test_a_picture_too_small_for_the_model(aecli, tmp_path):
+    Image.new("L", (5, 5)).save(tmp_path / "small.png")
+    assert_one_sentence(aecli("denoise small.png --weights {tiny-dense-denoiser}"), 1, "5×5", "too small", "8×8")
+    assert_one_sentence(aecli("encode small.png --weights {tiny-dense}"), 1, "5×5", "too small", "8×8")
+
+
+# ------------------------------------------------------------------------------------------------------ encode and decode
+
+
+@pytest.mark.parametrize("weights", ["{tiny-codec}", "{tiny-dense}"])
+def test_there_and_back_again_twice_the_same(aecli, photo, weights):
+    for name in ("a", "b"):
+        assert aecli(f"encode photo.png -o {name}.npz --weights {weights}").exit_code == 0
+        assert aecli(f"decode {name}.npz -o {name}.png --weights {weights}").exit_code == 0
+    folder = photo.parent
+    assert (folder / "a.npz").read_bytes() == (folder / "b.npz").read_bytes()
+    assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
+    assert opened(folder / "a.png").size == (64, 48)
+
+
+def test_encode_reports_the_bytes_of_the_file(aecli, photo):
+    result = json.loads(aecli("encode photo.png --score --json --weights {tiny-codec}").stdout)
+    size = photo.with_name("photo.npz").stat().st_size
+    assert result["bytes"] == size
+    assert result["bits_per_pixel"] == pytest.approx(8 * size / (64 * 48), abs=1e-4)
+    assert result["ratio"] == pytest.approx(photo.stat().st_size / size, abs=1e-3)
+    assert result["psnr"] > 0
+
+
+def test_encode_and_decode_in_a_pipe(aecli, photo):
+    encoded = aecli("encode - --weights {tiny-codec}", stdin=photo.read_bytes()).stdout_bytes
+    decoded = aecli("decode - --weights {tiny-codec}", stdin=encoded).stdout_bytes
+    assert opened(io.BytesIO(decoded)).size == (64, 48)
+
+
+def test_decode_writes_the_format_of_the_name(aecli, photo):
+    aecli("encode photo.png --weights {tiny-codec}")
+    assert aecli("decode photo.npz -o photo.jpg --weights {tiny-codec}").exit_code == 0
+    assert opened(photo.with_name("photo.jpg")).format == "JPEG"
+
+
+def test_decode_stands_beside_by_default(aecli, photo):
+    aecli("encode photo.png --weights {tiny-codec}")
+    assert aecli("decode photo.npz --weights {tiny-codec}").exit_code == 0
+    assert photo.with_name("photo.decoded.png").exists()
+
+
+def test_info_tells_without_decoding(aecli, photo):
+    aecli("encode photo.png -q 30 --weights {tiny-codec}")
+    result = aecli("decode --info photo.npz")
+    assert result.exit_code == 0
+    assert "64×48 RGB" in result.stdout and "quality 30" in result.stdout and "tiny-codec" in result.stdout
+    assert json.loads(aecli("decode --info photo.npz --json").stdout)["width"] == 64
+
+
+def test_quality_out_of_range_is_wrong_usage(aecli, photo):
+    assert_one_sentence(aecli("encode photo.png -q 101 --weights {tiny-codec}"), 2, "--quality")
+
+
+def test_files_made_with_other_weights_or_damaged(aecli, photo, tmp_path):
+    aecli("encode photo.png --weights {tiny-codec}")
+    data = photo.with_name("photo.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(data[:-40])
+    (tmp_path / "text.npz").write_text("nothing")
+    np.savez(tmp_path / "foreign.npz", x=np.zeros(3))
+    assert_one_sentence(aecli("decode photo.npz"), 1, "photo.npz", "tiny-codec", "--weights")
+    assert_one_sentence(aecli("decode photo.npz --weights {tiny-dense}"), 1, "photo.npz", "tiny-codec")
+    for name in ("cut.npz", "text.npz", "foreign.npz"):
+        assert_one_sentence(aecli(f"decode {name} --weights {{tiny-codec}}"), 1, name)
+    assert not list(tmp_path.glob("*.decoded.png"))
+
+
+# ----------------------------------------------------------------------------------------------------- train, compare-pca
+
+
+def test_train_writes_weights_a_picture_and_scores(aecli, tmp_path):
+    result = aecli("train --arch dense --steps 3 --latent-dim 5 -o dense.safetensors")
+    assert result.exit_code == 0
+    assert result.stdout == "dense.safetensors\n"
+    assert "squared_error" in result.stderr
+    assert load_weights(tmp_path / "dense.safetensors").card.config["latent_dim"] == 5
+    assert opened(tmp_path / "dense.png").size[0] > 200
+
+
+def test_train_with_noise_makes_a_denoiser(aecli, tmp_path):
+    assert aecli("train --arch dense --steps 2 --noise gaussian:0.5 -o d.safetensors").exit_code == 0
+    Image.new("L", (28, 28), 100).save(tmp_path / "digit.png")
+    assert aecli("denoise digit.png --weights d.safetensors").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--arch nothing", ["nothing", "codec"]),
+        ("--arch denoiser", ["--data FOLDER"]),
+        ("--arch codec --data mnist", ["--data FOLDER"]),
+        ("--arch dense --noise salt:1", ["gaussian:0.5"]),
+        ("--arch dense --sparsity l1:0.1", ["--sparsity"]),
+        ("--arch sparse --sparsity l3:0.1", ["l1:WEIGHT"]),
+        ("--arch dense --steps 3 --minutes 1", ["one of"]),
+        ("--arch dense --steps 0", ["positive"]),
+        ("--arch dense --lr -1", ["positive"]),
+        ("--arch dense --data nowhere", ["nowhere"]),
+        ("--arch conv --data fashion-mnist --data-root nowhere", ["--data-root", "--download"]),
+        ("--arch denoiser --data . --latent-dim 4", ["--latent-dim"]),
+    ],
+)
+def test_train_refuses_what_does_not_go_together(aecli, tmp_path, options, words):
+    assert_one_sentence(aecli(f"train {options}"), 2, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_does_not_overwrite(aecli, tmp_path):
+    (tmp_path / "w.safetensors").write_text("precious")
+    assert_one_sentence(aecli("train --arch dense --steps 1 -o w.safetensors"), 2, "--overwrite")
+    assert (tmp_path / "w.safetensors").read_text() == "precious"
+
+
+def test_train_resume_without_a_checkpoint(aecli):
+    assert_one_sentence(aecli("train --arch dense --steps 1 --resume"), 1, "checkpoint")
+
+
+def test_compare_pca_prints_a_table_and_writes_a_figure(aecli, tmp_path):
+    result = aecli("compare-pca --arch dense --dims 2,4 --epochs 0.01 --json --threads 2")
+    assert result.exit_code == 0
+    two, four = json.loads(result.stdout)["rows"]
+    assert (two["dim"], four["dim"]) == (2, 4)
+    # Of all linear maps PCA's error is the smallest; the values are those of the official test set.
+    assert two["pca_error"] == pytest.approx(43.6, abs=0.5) and four["pca_error"] < two["pca_error"]
+    assert two["ratio"] == pytest.approx(two["error"] / two["pca_error"])
+    assert 0.3 < two["pca_accuracy"] < 0.6
+    assert opened(tmp_path / "compare-pca.png").size[0] > 1000
+
+
+@pytest.mark.parametrize("dims", ["0", "1000", "a", ""])
+def test_compare_pca_refuses_impossible_dims(aecli, dims):
+    result = aecli(f"compare-pca --dims={dims}")
+    assert_one_sentence(result, 2, "--dims")
+
+
+def test_compare_pca_refuses_weights_for_other_pictures(aecli):
+    assert_one_sentence(aecli("compare-pca --weights {tiny-dense}"), 2, "1×28×28")
+
+
+# ---------------------------------------------------------------------------------------------------------------- models
+
+
+def test_models_lists_all_that_come_along(aecli):
+    result = aecli("models")
+    assert result.exit_code == 0
+    names = {path.stem for path in shipped_weights()}
+    assert names >= {"mnist-dense", "mnist-conv", "mnist-sparse", "mnist-denoise", "photo-denoise", "photo-codec"}
+    for name in names:
+        assert name in result.stdout
+
+
+def test_models_show_prints_the_card(aecli):
+    assert "conv" in aecli("models show mnist-conv").stdout
+    assert json.loads(aecli("models show mnist-conv --json").stdout)["arch"] == "conv"
+    assert_one_sentence(aecli("models show nothing"), 1, "nothing", "mnist-conv")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder(aecli, photo, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    assert_one_sentence(aecli("encode photo.png -o out/ --weights {tiny-codec}"), 1, "out")

@@ -1,0 +1,207 @@
+"""Denoising of pictures: what must stay as it is, tiles without seams, and the blind noise estimate."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import saved, tiny_codec, tiny_denoiser, tiny_dense
+
+from aecli import denoising
+from aecli.denoising import denoise_picture, estimate_sigma
+from aecli.errors import AecliError, UsageError
+from aecli.images import from_array
+
+
+def noisy(pixels, sigma, seed=0):
+    """As a file holds it: clipped and rounded to 8 bits."""
+    noise = np.random.default_rng(seed).standard_normal(pixels.shape) * sigma
+    return np.clip(np.round(pixels + noise), 0, 255).astype(np.uint8)
+
+
+def difference(a, b):
+    return np.abs(a.pixels.astype(int) - b.pixels.astype(int)).max()
+
+
+# ----------------------------------------------------------------------------------------------------------- the picture
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (2, 3), (17, 31), (180, 200)])
+def test_any_size(denoiser_weights, compute, picture_of, height, width):
+    picture = picture_of(height, width)
+    result = denoise_picture(picture, denoiser_weights, compute, sigma=25)
+    assert result.picture.pixels.shape == picture.pixels.shape
+    assert result.picture.pixels.dtype == np.uint8
+    assert (result.sigma, result.estimated) == (25, False)
+
+
+def test_the_result_is_the_networks_rounded_to_grey_levels(denoiser_weights, compute, small_photograph):
+    x = torch.from_numpy(small_photograph.pixels).permute(2, 0, 1)[None].float() / 255
+    expected = (denoiser_weights.model(x, torch.tensor([40 / 255]))[0].permute(1, 2, 0) * 255).clamp(0, 255).round()
+    result = denoise_picture(small_photograph, denoiser_weights, compute, sigma=40).picture
+    assert difference(result, small_photograph) > 0
+    np.testing.assert_array_equal(result.pixels, expected.byte().numpy())
+
+
+def test_sigma_0_and_strength_0_give_the_picture_back_bit_for_bit(denoiser_weights, compute, photograph):
+    for options in ({"sigma": 0}, {"sigma": 25, "strength": 0}, {"strength": 0}):
+        result = denoise_picture(photograph, denoiser_weights, compute, **options)
+        np.testing.assert_array_equal(result.picture.pixels, photograph.pixels)
+
+
+def test_strength_blends(denoiser_weights, compute, small_photograph):
+    full, half = (
+        denoise_picture(small_photograph, denoiser_weights, compute, sigma=60, strength=s).picture.pixels.astype(float)
+        for s in (1, 0.5)
+    )
+    inside = (full > 0) & (full < 255)  # the blend comes before the clipping
+    assert np.abs(half - (small_photograph.pixels + full) / 2)[inside].max() <= 1
+
+
+def test_brightness_does_not_shift_with_a_multiple_of_the_picture(denoiser_weights, compute, small_photograph):
+    """The network is homogeneous: half the light with half the noise is denoised to half the picture."""
+    dark = replace(small_photograph, pixels=(small_photograph.pixels.astype(np.uint16) * 128))
+    light = replace(small_photograph, pixels=(small_photograph.pixels.astype(np.uint16) * 256))
+    a = denoise_picture(dark, denoiser_weights, compute, sigma=10).picture.pixels.astype(float) * 2
+    b = denoise_picture(light, denoiser_weights, compute, sigma=20).picture.pixels.astype(float)
+    inside = (b > 0) & (b < 65535)
+    assert np.abs(a - b)[inside].max() <= 4  # of 65535
+
+
+def test_grey_stays_grey_and_is_denoised_like_equal_channels(denoiser_weights, compute, small_photograph):
+    grey = replace(small_photograph, pixels=small_photograph.pixels[..., 1:2], mode="L")
+    colour = replace(grey, pixels=np.repeat(grey.pixels, 3, axis=2), mode="RGB")
+    a, b = (denoise_picture(p, denoiser_weights, compute, sigma=25).picture.pixels for p in (grey, colour))
+    assert a.shape == (96, 128, 1)
+    inside = ((b > 0) & (b < 255)).all(axis=2)
+    assert np.abs(a[..., 0] - b.mean(axis=2))[inside].max() <= 1
+
+
+def test_sixteen_bits_stay_sixteen(denoiser_weights, compute, small_photograph):
+    deep = replace(small_photograph, pixels=small_photograph.pixels.astype(np.uint16) * 257)
+    a = denoise_picture(deep, denoiser_weights, compute, sigma=25).picture.pixels
+    b = denoise_picture(small_photograph, denoiser_weights, compute, sigma=25).picture.pixels
+    assert a.dtype == np.uint16
+    assert np.abs(a / 257 - b).max() <= 0.51
+    assert (a % 257 != 0).any()
+
+
+def test_alpha_and_metadata_pass_through(denoiser_weights, dense_denoiser_weights, compute, small_photograph):
+    alpha = np.arange(96 * 128, dtype=np.uint8).reshape(96, 128)
+    picture = replace(small_photograph, alpha=alpha, icc=b"profile", exif=b"Exif\0\0", dpi=(72, 72))
+    for weights in (denoiser_weights, dense_denoiser_weights):
+        result = denoise_picture(picture, weights, compute).picture
+        np.testing.assert_array_equal(result.alpha, alpha)
+        assert (result.icc, result.exif, result.dpi, result.mode) == (b"profile", b"Exif\0\0", (72, 72), "RGB")
+
+
+def test_tiles_leave_no_seams(denoiser_weights, compute, photograph, monkeypatch):
+    whole = denoise_picture(photograph, denoiser_weights, compute, sigma=50).picture
+    tiles = []
+    forward = denoiser_weights.model.forward
+    monkeypatch.setattr(denoising, "TILE", 32)
+    monkeypatch.setattr(denoiser_weights.model, "forward", lambda x, sigma: tiles.append(x.shape) or forward(x, sigma))
+    tiled = denoise_picture(photograph, denoiser_weights, compute, sigma=50).picture
+    assert len(tiles) == 6 * 7
+    assert difference(whole, tiled) <= 1
+    restored = denoising._restore(photograph, denoiser_weights.model, 50, compute)
+    monkeypatch.setattr(denoising, "TILE", 1024)
+    torch.testing.assert_close(restored, denoising._restore(photograph, denoiser_weights.model, 50, compute), rtol=0, atol=1e-5)
+
+
+def test_a_picture_little_larger_than_a_tile_is_done_whole(denoiser_weights, compute, picture_of, monkeypatch):
+    tiles = []
+    forward = denoiser_weights.model.forward
+    monkeypatch.setattr(denoising, "TILE", 100)
+    monkeypatch.setattr(denoiser_weights.model, "forward", lambda x, sigma: tiles.append(x.shape) or forward(x, sigma))
+    denoise_picture(picture_of(110, 90), denoiser_weights, compute, sigma=50)
+    assert tiles == [(1, 3, 110, 90)]
+
+
+def test_small_pictures_are_restored_patch_by_patch(dense_denoiser_weights, compute, small_photograph):
+    grey = replace(small_photograph, pixels=small_photograph.pixels[..., :1], mode="L")
+    result = denoise_picture(grey, dense_denoiser_weights, compute)
+    assert (result.sigma, result.estimated) == (None, False)
+    patch = torch.from_numpy(grey.pixels[8:16, 16:24, 0]).float()[None, None] / 255
+    expected = (dense_denoiser_weights.model(patch)[0, 0] * 255).round().byte().numpy()
+    np.testing.assert_array_equal(result.picture.pixels[8:16, 16:24, 0], expected)
+    assert denoise_picture(small_photograph, dense_denoiser_weights, compute).picture.pixels.shape == (96, 128, 3)
+
+
+# -------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": -1}, "--sigma -1 is out of range: give 0 to 255"),
+        ({"sigma": 300}, "--sigma 300 is out of range"),
+        ({"sigma": float("nan")}, "--sigma nan is out of range"),
+        ({"strength": -0.1}, "--strength -0.1 is out of range: give 0 to 1"),
+        ({"strength": 1.1}, "--strength 1.1 is out of range"),
+        ({"strength": float("nan")}, "--strength nan is out of range"),
+    ],
+)
+def test_options_out_of_range_are_refused(denoiser_weights, compute, picture_of, options, message):
+    with pytest.raises(UsageError, match=message):
+        denoise_picture(picture_of(4, 4), denoiser_weights, compute, **options)
+
+
+def test_weights_that_do_not_fit_are_refused(dense_weights, dense_denoiser_weights, codec_weights, compute, picture_of, tmp_path):
+    for weights, task in ((dense_weights, "features"), (codec_weights, "compress")):
+        with pytest.raises(UsageError, match=rf"are for another task \({task}\): pass weights trained to denoise"):
+            denoise_picture(picture_of(9, 9), weights, compute)
+    with pytest.raises(UsageError, match=r"know one noise level only \(gaussian:0\.5\): leave --sigma out"):
+        denoise_picture(picture_of(9, 9), dense_denoiser_weights, compute, sigma=10)
+    with pytest.raises(AecliError, match="a picture of 5×9 is too small for tiny-dense-denoiser"):
+        denoise_picture(picture_of(9, 5), dense_denoiser_weights, compute)
+    liar = saved(tmp_path / "liar.safetensors", tiny_codec(), "codec", task="denoise")
+    with pytest.raises(AecliError, match="weights liar hold a codec, which does not denoise"):
+        denoise_picture(picture_of(9, 9), liar, compute)
+
+
+# -------------------------------------------------------------------------------------------------------- noise estimate
+
+
+@pytest.mark.parametrize("sigma", [10, 25])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_noise_estimate_is_within_five_percent(photograph, sigma, seed):
+    assert estimate_sigma(noisy(photograph.pixels, sigma, seed)) == pytest.approx(sigma, rel=0.05)
+
+
+def test_the_noise_estimate_of_grey_and_of_sixteen_bits(photograph):
+    with_noise = noisy(photograph.pixels, 15)
+    assert estimate_sigma(with_noise[..., 1:2]) == pytest.approx(15, rel=0.05)
+    assert estimate_sigma(with_noise.astype(np.uint16) * 257) == pytest.approx(estimate_sigma(with_noise), rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [0, 1, 128, 255])
+def test_a_constant_picture_has_no_noise(value):
+    assert estimate_sigma(np.full((40, 50, 3), value, np.uint8)) == pytest.approx(0, abs=1e-3)
+
+
+def test_pure_noise_is_measured_and_clipping_does_not_hide_it():
+    grey = noisy(np.full((150, 150, 1), 128.0), 20)
+    assert estimate_sigma(grey) == pytest.approx(20, rel=0.03)
+    half_black = np.concatenate([grey, np.zeros_like(grey)], axis=1)
+    assert estimate_sigma(half_black) == pytest.approx(20, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 100), (8, 8), (9, 12)])
+def test_pictures_too_small_to_measure_count_as_clean(size):
+    assert estimate_sigma(noisy(np.full((*size, 3), 128.0), 20)) == 0
+
+
+def test_the_estimate_is_what_is_used(denoiser_weights, compute, photograph):
+    picture = from_array(noisy(photograph.pixels, 25))
+    blind = denoise_picture(picture, denoiser_weights, compute)
+    assert blind.estimated
+    assert blind.sigma == estimate_sigma(picture.pixels)
+    told = denoise_picture(picture, denoiser_weights, compute, sigma=blind.sigma)
+    np.testing.assert_array_equal(blind.picture.pixels, told.picture.pixels)
+
+
+def test_every_denoiser_of_a_seed_is_the_same():
+    """The fixtures above are what they are said to be."""
+    assert torch.equal(tiny_denoiser().tail.weight, tiny_denoiser().tail.weight)
+    assert not torch.equal(tiny_dense(0).encoder.weight, tiny_dense(1).encoder.weight)

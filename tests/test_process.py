@@ -1,0 +1,125 @@
+"""The program as a process: start-up, pipes, signals, the wheel."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import aecli
+
+REPOSITORY = Path(__file__).parent.parent
+DATA = REPOSITORY / "tests" / "data"
+PROGRAM = [sys.executable, "-W", "ignore", "-m", "aecli"]
+
+
+def run(*arguments, cwd, **options):
+    return subprocess.run([*PROGRAM, *map(str, arguments)], cwd=cwd, capture_output=True, timeout=300, check=False, **options)
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image, dtype=float)
+
+
+def modules_after(code):
+    printing = f"import sys; {code}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", printing], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_import_and_help_load_neither_torch_nor_torchvision(tmp_path):
+    heavy = {"torch", "torchvision", "sklearn", "matplotlib", "scipy"}
+    assert not heavy & modules_after("import aecli")
+    assert not heavy & modules_after("import aecli.cli")
+
+
+def test_denoise_encode_and_decode_never_import_torchvision(tmp_path):
+    photo = DATA / "arches.png"
+    code = (
+        "from aecli.cli import app; from typer.testing import CliRunner; r = CliRunner().invoke;"
+        f"r(app, ['denoise', {str(photo)!r}, '-o', {str(tmp_path / 'd.png')!r}]);"
+        f"r(app, ['encode', {str(photo)!r}, '-o', {str(tmp_path / 'e.npz')!r}]);"
+        f"r(app, ['decode', {str(tmp_path / 'e.npz')!r}, '-o', {str(tmp_path / 'e.png')!r}])"
+    )
+    loaded = modules_after(code)
+    assert (tmp_path / "d.png").exists() and (tmp_path / "e.png").exists()
+    assert "torch" in loaded
+    assert not {"torchvision", "sklearn", "matplotlib", "scipy"} & loaded
+
+
+def test_the_shipped_models_do_their_work_in_a_pipeline(tmp_path):
+    """cat noisy.png | aecli denoise - | aecli encode - | aecli decode -: better than the noisy picture was."""
+    denoised = run("denoise", "-", cwd=tmp_path, input=(DATA / "noisy.png").read_bytes())
+    encoded = run("encode", "-", cwd=tmp_path, input=denoised.stdout)
+    decoded = run("decode", "-", cwd=tmp_path, input=encoded.stdout)
+    assert (denoised.returncode, encoded.returncode, decoded.returncode) == (0, 0, 0)
+    (tmp_path / "decoded.png").write_bytes(decoded.stdout)
+    clean = pixels_of(DATA / "photo.png")
+    error_before = np.square(pixels_of(DATA / "noisy.png") - clean).mean()
+    error_after = np.square(pixels_of(tmp_path / "decoded.png") - clean).mean()
+    assert error_after < error_before / 5
+    assert len(encoded.stdout) < len(denoised.stdout) / 5
+
+
+def test_wrong_usage_and_failure_have_their_exit_status(tmp_path):
+    assert run("denoise", cwd=tmp_path).returncode == 2
+    missing = run("denoise", "missing.png", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert missing.stderr.decode().count("\n") == 1 and missing.stdout == b""
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    command = [*PROGRAM, "train", "--arch", "dense", "--epochs", "100", "--threads", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors and "Traceback" not in errors
+    assert (tmp_path / "runs" / "mnist-dense" / "checkpoint.pt").exists()
+    assert not (tmp_path / "mnist-dense.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)],
+        check=True,
+        capture_output=True,
+    )
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_carries_weights_and_mnist(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in ("mnist-dense", "mnist-conv", "mnist-sparse", "mnist-denoise", "photo-denoise", "photo-codec"):
+        assert f"aecli/_weights/{name}.safetensors" in names
+    assert "aecli/data/mnist/train-images-idx3-ubyte.gz" in names
+
+
+def test_an_installed_wheel_finds_its_weights_without_the_repository(wheel, tmp_path):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    where = subprocess.run(
+        [sys.executable, "-c", "import aecli; print(aecli.__file__)"], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert where.stdout.startswith(str(site)), where
+    result = run("denoise", DATA / "arches.png", "-o", tmp_path / "out.png", cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert pixels_of(tmp_path / "out.png").shape == (96, 128, 3)
+
+
+def test_the_version_of_the_package_is_that_of_the_project():
+    import tomllib
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert project["project"]["version"] == aecli.__version__
