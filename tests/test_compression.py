@@ -164,6 +164,7 @@ def test_eight_bits_are_taken_only_where_they_cost_next_to_nothing(compute, tmp_
     for layer in (identity.encoder, identity.decoder):
         layer.weight.copy_(torch.eye(64))
         layer.bias.zero_()
+    identity.decoder.weight.mul_(0.999)  # so near that rounding to 8 bits would be the larger error
     assert stored_dtype(identity) == np.int16
     coder = coder_for(saved(tmp_path / "w.safetensors", identity, "dense"), compute)
     np.testing.assert_array_equal(decode(encode_picture(picture, coder), coder).pixels, picture.pixels)
