@@ -18,7 +18,7 @@ demo: $(BIN)/aecli  ## denoise, compress and restore a photograph, and show auto
 	$(BIN)/aecli denoise tests/data/noisy.png --reference tests/data/photo.png -o $(DEMO)/denoised.png --overwrite
 	$(BIN)/aecli encode tests/data/photo.png -o $(DEMO)/photo.npz --score --overwrite
 	$(BIN)/aecli decode $(DEMO)/photo.npz -o $(DEMO)/decoded.png --overwrite
-	$(BIN)/aecli compare-pca --weights mnist-conv -o $(DEMO)/compare-pca.png --overwrite
+	$(BIN)/aecli compare-pca --dims 2,8,32 --epochs 1 -o $(DEMO)/compare-pca.png --overwrite
 	$(BIN)/python benchmarks/before_after.py tests/data/photo.png tests/data/noisy.png $(DEMO)/denoised.png $(DEMO)/decoded.png -o $(DEMO)/before-after.png
 	@echo "Look at $(DEMO)/before-after.png (original, noisy, denoised, decoded) and $(DEMO)/compare-pca.png"
 

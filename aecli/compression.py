@@ -301,7 +301,8 @@ def _size(header: Header, name: str) -> tuple[int, int]:
 
 def _weights_label(header: Header, name: str) -> tuple[str, str]:
     label = str(header.get("weights", "")).rsplit(" ", 1)
-    if len(label) != 2 or len(label[1]) != DIGEST_LENGTH:
+    # A name, never a path: a file must not choose what else is opened
+    if len(label) != 2 or len(label[1]) != DIGEST_LENGTH or "/" in label[0] or "\\" in label[0]:
         raise AecliError(f"{name} is damaged (it does not say which weights it needs): encode the picture again")
     return label[0], label[1]
 

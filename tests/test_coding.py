@@ -127,6 +127,16 @@ def test_exact_networks_give_the_same_bits_however_they_are_summed(name):
     assert torch.equal(ExactNetwork(network)(whole)[2:], expected)
 
 
+@pytest.mark.parametrize("name", ["h_s", "context", "parameters_net"])
+def test_exact_networks_give_the_same_bits_in_strips(name, monkeypatch):
+    network = ExactNetwork(getattr(CODEC, name))
+    channels = next(m for m in getattr(CODEC, name).modules() if isinstance(m, nn.Conv2d)).in_channels
+    x = to_fixed(torch.randint(-9, 10, (1, channels, 7, 5), generator=torch.Generator().manual_seed(0)))
+    whole = network(x)
+    monkeypatch.setattr("aecli.coding.exact.STRIP_VALUES", 1)  # a row at a time
+    assert torch.equal(network(x), whole)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_exact_sums_do_not_depend_on_the_order_of_their_terms(seed):
     torch.manual_seed(seed)

@@ -28,7 +28,7 @@ def compare_pca(
     data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.")] = None,
-    arch: Annotated[str, typer.Option(help=f"What is trained: {', '.join(SMALL)}.")] = "conv",
+    arch: Annotated[str, typer.Option(help=f"What is trained: {', '.join(SMALL)}.")] = "deep",
     dims: Annotated[str, typer.Option(help="Latent sizes, with commas.")] = "2,8,16,32",
     weights: Annotated[
         list[str] | None, typer.Option("--weights", "-w", help="Take trained weights instead; may be given several times.")
@@ -107,9 +107,7 @@ def _load_all(names: list[str], data: FeatureData) -> tuple[dict[int, FeatureAut
         loaded = load_weights(name)
         config = loaded.card.config
         if not isinstance(loaded.model, FeatureAutoencoder):
-            raise UsageError(
-                f"weights {name} have no latent size to compare ({loaded.card.arch}): pass a feature autoencoder's"
-            )
+            raise UsageError(f"weights {name} have no latent size to compare ({loaded.card.arch}): pass a feature autoencoder's")
         if (config["channels"], config["height"], config["width"]) != data.shape:
             shape = "×".join(map(str, data.shape))
             raise UsageError(f"weights {name} do not take the pictures of {data.name} ({shape}): pass other --data")

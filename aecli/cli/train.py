@@ -36,6 +36,9 @@ def train(
         str | None, typer.Option(help="A folder of pictures to validate on; otherwise some are held out.", rich_help_panel=DATA)
     ] = None,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.", rich_help_panel=DATA)] = None,
+    data_name: Annotated[
+        str | None, typer.Option(help="What the model card calls the data; by default the folder's name.", rich_help_panel=DATA)
+    ] = None,
     noise: Annotated[
         str | None,
         typer.Option(help="gaussian:0.5 adds noise to the input and clips to 0–1: learns to denoise.", rich_help_panel=DATA),
@@ -89,6 +92,7 @@ def train(
         data_root=data_root,
         download=download,
         valid=valid,
+        data_name=data_name,
         patch_size=patch_size,
         latent_dim=latent_dim,
         sparsity=sparsity,

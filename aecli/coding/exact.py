@@ -19,6 +19,7 @@ from aecli.errors import AecliError
 FRACTION_BITS = 12
 WEIGHT_BITS = 14
 ACTIVATION_LIMIT = 2.0**23  # ±2048 in units of the float network
+STRIP_VALUES = 1 << 23  # float64 values that a convolution may unfold at once: 64 MiB
 _EXACT_LIMIT = 2.0**53
 
 
@@ -47,13 +48,22 @@ class _ExactConv:
         self.weight = (conv.weight.detach().cpu().double() * 2**WEIGHT_BITS).round()
         bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
         self.bias = (bias.detach().cpu().double() * 2 ** (WEIGHT_BITS + FRACTION_BITS)).round()
-        self.padding = conv.padding
+        self.padding = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)  # all keep height and width
         largest = self.weight.abs().sum(dim=(1, 2, 3)) * ACTIVATION_LIMIT + self.bias.abs() + 2**WEIGHT_BITS
         if not bool((largest < _EXACT_LIMIT).all()):
             raise AecliError("these codec weights are too large to be evaluated exactly: train them again with a smaller --lr")
 
     def __call__(self, x: Tensor) -> Tensor:
-        total = F.conv2d(x, self.weight, self.bias, padding=self.padding)
+        pad_rows, pad_columns = self.padding
+        x = F.pad(x, (pad_columns, pad_columns, pad_rows, pad_rows))
+        rows = x.shape[2] - 2 * pad_rows
+        # torch unfolds its input for float64 convolutions, 25-fold for a 5×5 one: in strips, large pictures fit in memory.
+        strip = max(1, STRIP_VALUES // (x.shape[3] * self.weight[0].numel()))
+        parts = [self._strip(x[:, :, top : min(top + strip, rows) + 2 * pad_rows]) for top in range(0, rows, strip)]
+        return torch.cat(parts, dim=2)
+
+    def _strip(self, x: Tensor) -> Tensor:
+        total = F.conv2d(x, self.weight, self.bias)
         rounded = total.add_(2 ** (WEIGHT_BITS - 1)).mul_(2.0**-WEIGHT_BITS).floor_()
         return rounded.clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 

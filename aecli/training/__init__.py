@@ -88,6 +88,7 @@ class Request:
     resume: bool = False
     overwrite: bool = False
     command: str = ""
+    data_name: str | None = None  # what the model card calls the data
 
     @property
     def recipe(self) -> Recipe:
@@ -134,7 +135,7 @@ def train(request: Request, on_progress: Callable[[Progress], None], should_stop
         model,
         request.arch,
         task=session.card_task,
-        training_data=session.data_name,
+        training_data=request.data_name or session.data_name,
         steps=trainer.step,
         noise=str(request.noise or ("gaussian 0-75 of 255" if request.arch == "denoiser" else "")),
         colour_mode=session.colour_mode,
