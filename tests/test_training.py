@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import pickle
 import struct
 from dataclasses import replace
 
@@ -205,6 +206,28 @@ def test_damaged_gzip_is_refused(tmp_path, data):
     (tmp_path / "a-ubyte.gz").write_bytes(data)
     with pytest.raises(AecliError, match=r"a-ubyte\.gz cannot be read"):
         read_idx(tmp_path / "a-ubyte.gz")
+
+
+def test_a_local_copy_of_cifar10_is_read_through_torchvision(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for index, name in enumerate(["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]):
+        batch = {"data": np.full((2, 3072), index, dtype=np.uint8), "labels": [index, 9]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    # Its checksums are those of the real files.
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+
+    dataset = load_dataset("cifar10", tmp_path)
+
+    assert dataset.train.images.shape == (10, 3, 32, 32) and dataset.test.images.shape == (2, 3, 32, 32)
+    assert dataset.train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    assert (dataset.test.images == 5).all()
+
+
+def test_cifar10_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match=r"cifar10 was not found in .*: pass --data-root FOLDER, or --download"):
+        load_dataset("cifar10", tmp_path)
 
 
 def test_a_local_copy_of_fashion_mnist_is_read(tmp_path):
