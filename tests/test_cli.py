@@ -316,6 +316,11 @@ def test_train_does_not_overwrite(aecli, tmp_path):
     assert (tmp_path / "w.safetensors").read_text() == "precious"
 
 
+def test_train_says_before_it_trains_that_it_cannot_write(aecli, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_sentence(aecli("train --arch dense --steps 1 -o file/w.safetensors"), 2, "file/w.safetensors", "--output")
+
+
 def test_train_resume_without_a_checkpoint(aecli):
     assert_one_sentence(aecli("train --arch dense --steps 1 --resume"), 1, "checkpoint")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,6 +164,9 @@ def _check(request: Request) -> None:
         raise UsageError(f"--arch {request.arch} is not known: give one of {', '.join(ARCHITECTURES)}")
     if request.output.exists() and not request.overwrite:
         raise UsageError(f"{request.output} exists: pass --overwrite or another --output")
+    folder = next(parent for parent in request.output.absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK) or not folder.is_dir():  # better said now than after hours of training
+        raise UsageError(f"{request.output} cannot be written: pass another --output")
     photo = request.arch in ("denoiser", "codec")
     if photo and request.noise:
         raise UsageError(f"--noise is for the small architectures; {request.arch} has noise of its own: leave it out")
