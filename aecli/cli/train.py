@@ -123,7 +123,7 @@ def _finish(request: Request, result: Result) -> None:
     if result.samples:
         save_rows(picture, result.samples, overwrite=True)
         report.say(f"picture: {picture}")
-    report.table(("score", "test"), [(name, f"{value:.4f}") for name, value in result.scores.items()])
+    report.table(("score", "held out"), [(name, f"{value:.4f}") for name, value in result.scores.items()])
     values = {"weights": str(request.output), "steps": result.steps, "scores": dict(result.scores)}
     report.answer(str(request.output), values)
 

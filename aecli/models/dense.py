@@ -44,7 +44,7 @@ class SparseConfig:
     height: int = 28
     width: int = 28
     latent_dim: int = 128
-    sparsity: str = "l1:0.05"
+    sparsity: str = "l1:0.1"
 
 
 class FeatureConfig(Protocol):
