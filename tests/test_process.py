@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def test_wrong_usage_and_failure_have_their_exit_status(tmp_path):
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     command = [*PROGRAM, "train", "--arch", "dense", "--epochs", "100", "--threads", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    time.sleep(20)
+    assert "step 1 " in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

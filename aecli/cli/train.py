@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 import sys
@@ -160,11 +161,11 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
 
 def _line_printer() -> Callable[[Progress], None]:
-    last = 0.0
+    last = -math.inf  # the first step is shown at once: it says that training is under way
 
     def show(p: Progress) -> None:
         nonlocal last
-        if p.seconds - last >= LOG_SECONDS or p.share >= 1:
+        if p.seconds - last >= LOG_SECONDS:
             last = p.seconds
             report.say(f"{p.share:6.1%}  {_text(p)}")
 
