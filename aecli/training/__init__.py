@@ -234,7 +234,7 @@ def _photo_session(request: Request) -> _Session:
             return task.validate(model), _photo_samples(model, valid, request.compute), {}
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
-    return _Session(task, f"{len(source)} pictures of {Path(request.data).name}", card_task, "rgb", measure)
+    return _Session(task, f"{len(source.paths)} pictures of {Path(request.data).name}", card_task, "rgb", measure)
 
 
 def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Compute) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class FolderSource:
         self._cache: dict[Path, np.ndarray] = {}
         self._cached_bytes = 0
         self.paths: list[Path] = []
-        areas = []
+        areas: list[int] = []
         for path in paths:
             height, width = self._pixels(path).shape[:2]
             if min(height, width) >= patch_size:
@@ -94,10 +94,12 @@ class FolderSource:
                 areas.append(height * width)
         if not self.paths:
             raise AecliError(f"no picture is as large as a patch of {patch_size}×{patch_size}: pass a smaller --patch-size")
-        self._weights = np.array(areas) / sum(areas)
+        self._area = int(sum(areas))
+        self._weights = np.array(areas) / self._area
 
     def __len__(self) -> int:
-        return len(self.paths)
+        """Patches that would cover the pictures: what an epoch sees."""
+        return max(1, self._area // self.patch_size**2)
 
     def batch(self, step: int, size: int) -> Tensor:
         """`size` patches, (size, 3, patch_size, patch_size)."""
@@ -206,7 +208,7 @@ def folder_features(folder: str, valid_folder: str | None, patch_size: int, seed
     source = FolderSource(train_paths, patch_size, seed)
     held_out = FolderSource(valid_paths, patch_size, seed).batch(0, HELD_OUT_IMAGES)
     return FeatureData(
-        name=f"{len(source)} pictures of {Path(folder).name}, patches of {patch_size}×{patch_size}",
+        name=f"{len(source.paths)} pictures of {Path(folder).name}, patches of {patch_size}×{patch_size}",
         source=source,
         train=(source.batch(0, FOLDER_SAMPLE) * 255).round().byte(),
         train_labels=None,
