@@ -26,7 +26,7 @@ from aecli.models import FeatureAutoencoder
 from aecli.models.codec import Codec
 from aecli.models.denoiser import pad_to_multiple
 from aecli.models.dense import squared_error
-from aecli.patches import Grid, from_patches, to_patches
+from aecli.patches import Grid, from_patches, in_batches, to_patches, to_tensor
 from aecli.tiling import map_tiles
 from aecli.weights import Weights
 
@@ -188,7 +188,7 @@ class StreamCoder:
         self._latent_coder = LatentCoder(weights.model)
 
     def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        x = torch.from_numpy(picture.pixels).permute(2, 0, 1).float()[None] / 255
+        x = to_tensor(picture.pixels)[None]
         x = pad_to_multiple(x.expand(1, 3, -1, -1), Codec.stride)
         gain, _ = self._gains(quality)
         overlap = -(-self._model.analysis_radius // 16) * 16
@@ -245,12 +245,12 @@ class ArrayCoder:
         self.weights, self._model, self._compute = weights, weights.model, compute
 
     def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        x = torch.from_numpy(picture.pixels).permute(2, 0, 1).float() / 255
+        x = to_tensor(picture.pixels)
         patches, _ = to_patches(x, self._model.config, self.weights.name)
-        codes = self._in_batches(self._model.encode, patches)
-        exact = squared_error(self._in_batches(self._model.decode, codes), patches).sum()
+        codes = in_batches(self._model.encode, patches, self._compute)
+        exact = squared_error(in_batches(self._model.decode, codes, self._compute), patches).sum()
         header, arrays = _quantise(codes, np.int8)
-        rounded = self._in_batches(self._model.decode, torch.from_numpy(_dequantise(header, arrays)))
+        rounded = in_batches(self._model.decode, torch.from_numpy(_dequantise(header, arrays)), self._compute)
         if squared_error(rounded, patches).sum() > INT8_LOSS * exact:
             header, arrays = _quantise(codes, np.int16)
         return {"layout": "array", **header}, arrays
@@ -262,12 +262,8 @@ class ArrayCoder:
         codes = _dequantise(header, arrays)
         if codes.shape != (grid.rows * grid.columns, config.latent_dim):
             raise AecliError("its latents do not fit its size")
-        patches = self._in_batches(self._model.decode, torch.from_numpy(codes))
+        patches = in_batches(self._model.decode, torch.from_numpy(codes), self._compute)
         return _to_pixels(from_patches(patches, grid, channels=1 if header["mode"] == "L" else 3), header["mode"])
-
-    def _in_batches(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with torch.inference_mode(), self._compute.autocast():
-            return torch.cat([function(part.to(self._compute.device)).float().cpu() for part in torch.split(x, 512)])
 
 
 def _quantise(codes: Tensor, dtype: type[np.signedinteger[Any]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

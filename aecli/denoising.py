@@ -14,7 +14,7 @@ from aecli.errors import AecliError, UsageError
 from aecli.images import Picture
 from aecli.models import FeatureAutoencoder
 from aecli.models.denoiser import Denoiser
-from aecli.patches import from_patches, to_patches
+from aecli.patches import from_patches, in_batches, to_patches, to_tensor
 from aecli.tiling import map_tiles
 from aecli.weights import Weights
 
@@ -80,7 +80,7 @@ def check_options(weights: Weights, sigma: float | None, strength: float) -> Non
 def _restore(picture: Picture, model: Denoiser, sigma: float, compute: Compute) -> Tensor:
     """(C, H, W) float32 in 0–1, not clipped."""
     # A grey picture goes in as three equal channels, as in training, and comes out as their mean.
-    x = _to_tensor(picture.pixels).expand(3, -1, -1)[None]
+    x = to_tensor(picture.pixels).expand(3, -1, -1)[None]
     level = torch.tensor([sigma / 255], device=compute.device)
 
     def run(tile: Tensor) -> Tensor:
@@ -98,16 +98,8 @@ def _restore(picture: Picture, model: Denoiser, sigma: float, compute: Compute) 
 def _restore_patches(picture: Picture, weights: Weights, compute: Compute) -> Tensor:
     model = weights.model
     assert isinstance(model, FeatureAutoencoder)
-    patches, grid = to_patches(_to_tensor(picture.pixels), model.config, weights.name)
-    with torch.inference_mode(), compute.autocast():
-        restored = torch.cat([model(part.to(compute.device)).float().cpu() for part in torch.split(patches, 512)])
-    return from_patches(restored, grid, channels=picture.pixels.shape[2])
-
-
-def _to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, C) uint8 or uint16 → (C, H, W) float32 in 0–1."""
-    largest = np.iinfo(pixels.dtype).max
-    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / largest
+    patches, grid = to_patches(to_tensor(picture.pixels), model.config, weights.name)
+    return from_patches(in_batches(model, patches, compute), grid, channels=picture.pixels.shape[2])
 
 
 def _blend(pixels: np.ndarray, restored: Tensor, strength: float) -> np.ndarray:

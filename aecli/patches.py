@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aecli.device import Compute
 from aecli.errors import AecliError
+from aecli.models.dense import FeatureConfig
 
-
-class PatchConfig(Protocol):
-    """What a model takes: pictures of exactly this shape."""
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
+BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Grid:
     columns: int
 
 
-def to_patches(x: Tensor, config: PatchConfig, name: str) -> tuple[Tensor, Grid]:
+def to_patches(x: Tensor, config: FeatureConfig, name: str) -> tuple[Tensor, Grid]:
     """Cut a picture into patches, the last ones filled up by repeating the edge.
 
     Args:
@@ -68,6 +62,18 @@ def from_patches(patches: Tensor, grid: Grid, *, channels: int) -> Tensor:
     x = patches.view(grid.rows, grid.columns, C, h, w).permute(2, 0, 3, 1, 4).reshape(C, grid.rows * h, grid.columns * w)
     x = x[:, : grid.height, : grid.width]
     return x.expand(channels, -1, -1) if channels >= C else x.mean(dim=0, keepdim=True)
+
+
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, compute: Compute) -> Tensor:
+    """Apply a network to many patches or codes, (n, …), some at a time; the result is float32 on the CPU."""
+    with torch.inference_mode(), compute.autocast():
+        return torch.cat([function(part.to(compute.device)).float().cpu() for part in torch.split(x, BATCH)])
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """(H, W, C) uint8 or uint16 → (C, H, W) float32 in 0–1."""
+    largest = np.iinfo(pixels.dtype).max
+    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / largest
 
 
 def luminance(x: Tensor) -> Tensor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from aecli import metrics
 from aecli.errors import AecliError
 from aecli.images import Picture, to_8_bits
+from aecli.patches import to_tensor
 
 
 def scores(picture: Picture, reference: Picture, *, multi_scale: bool = False) -> dict[str, float]:
@@ -22,9 +21,7 @@ def scores(picture: Picture, reference: Picture, *, multi_scale: bool = False) -
             f"{reference.width}×{reference.height}: pass the clean version of the same picture"
         )
     channels = max(picture.pixels.shape[2], reference.pixels.shape[2])
-    x, y = (
-        torch.from_numpy(to_8_bits(p.pixels)).permute(2, 0, 1).expand(channels, -1, -1).float() / 255 for p in (picture, reference)
-    )
+    x, y = (to_tensor(to_8_bits(p.pixels)).expand(channels, -1, -1) for p in (picture, reference))
     similarity = ("ms_ssim", metrics.ms_ssim(x, y)) if multi_scale else ("ssim", metrics.ssim(x, y))
     found = {"psnr": metrics.psnr(x, y), similarity[0]: similarity[1]}
     return {name: round(value, 5) for name, value in found.items() if value is not None and math.isfinite(value)}

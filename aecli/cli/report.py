@@ -63,7 +63,7 @@ def complain(text: str) -> None:
 def result(text: str, values: Mapping[str, Any]) -> None:
     """A result: JSON on standard output with --json, otherwise a line for the person at the terminal."""
     if _printing.json:
-        typer.echo(json.dumps(values, allow_nan=False, default=str))
+        answer(text, values)
     else:
         say(text)
 
