@@ -73,6 +73,7 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float = 50.0) -> 
         UsageError: quality out of range. AecliError: a picture too small for a feature autoencoder.
     """
     check_quality(quality)
+    quality = round(quality, 2)  # as the header has it: both gains must be of one quality
     picture = with_8_bits(picture)
     fields, arrays = coder.encode(picture, quality)
     header: dict[str, Any] = {
@@ -114,9 +115,12 @@ def describe(data: bytes, name: str) -> Description:
     header, _ = read_container(data, name)
     width, height = _size(header, name)
     weights, digest = _weights_label(header, name)
+    quality = header.get("quality")
+    if quality is not None and type(quality) not in (int, float):
+        raise AecliError(f"{name} is damaged (its quality is no number): encode the picture again")
     return Description(
         width, height, str(header.get("mode")), str(header.get("layout")), weights, digest,
-        header.get("quality"), 8 * len(data) / (width * height),
+        quality, 8 * len(data) / (width * height),
     )  # fmt: skip
 
 
@@ -196,7 +200,7 @@ class StreamCoder:
             y = map_tiles(self._run(self._model.analysis), x, tile=TILE, overlap=overlap, down=16) * gain
             z = self._run(self._model.h_a)(y)
             stream, latents = self._latent_coder.encode(y, z)
-        header = {"layout": "stream", "quality": round(quality, 2), "crc": latents.crc}
+        header = {"layout": "stream", "quality": quality, "crc": latents.crc}
         return header, {"stream": _bytes_array(stream)}
 
     def latents(self, header: Header, arrays: Arrays) -> Latents:

@@ -425,3 +425,20 @@ def test_a_foreign_npz_is_refused(codec):
         archive.writestr("readme.txt", "hello")
     with pytest.raises(AecliError, match=r"^a\.npz "):
         describe(stream.getvalue(), "a.npz")
+
+
+@pytest.mark.parametrize("quality", ["abc", [50], True, {}])
+def test_describing_a_file_whose_quality_is_no_number_is_an_error(quality, photograph, codec_weights, compute):
+    data = encode_picture(photograph, coder_for(codec_weights, compute))
+    header, arrays = read_container(data, "a.npz")
+    del header["aecli"]
+    hostile = write_container({**header, "quality": quality}, arrays)
+    with pytest.raises(AecliError, match=r"a\.npz is damaged \(its quality is no number\)"):
+        describe(hostile, "a.npz")
+
+
+def test_the_quality_of_a_file_is_the_one_it_was_encoded_with(photograph, codec_weights, compute):
+    coder = coder_for(codec_weights, compute)
+    data = encode_picture(photograph, coder, quality=100 / 3)
+    assert describe(data, "a.npz").quality == 33.33
+    assert data == encode_picture(photograph, coder, quality=33.33)
