@@ -328,6 +328,13 @@ def test_a_container_gives_back_its_header_and_arrays():
         assert arrays[name].shape == array.shape
 
 
+@pytest.mark.parametrize("first", range(256))
+def test_an_array_may_begin_with_any_byte(first):
+    """Streams do: 32 and 10, a space and a new line, once read as a part of the array's header."""
+    array = np.full(5, first, np.uint8)
+    np.testing.assert_array_equal(read_container(write_container({}, {"stream": array}), "a.npz")[1]["stream"], array)
+
+
 def test_numpy_reads_a_container(tmp_path):
     (tmp_path / "a.npz").write_bytes(write_container({"size": [3, 4]}, ARRAYS))
     with np.load(tmp_path / "a.npz", allow_pickle=False) as loaded:

@@ -128,19 +128,21 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 # NumPy's own parser takes any Python literal, and hostile ones make it raise almost anything.
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(?P<length>..)"
-    rb"{'descr': ?'(?P<dtype>\|[iu]1|<[iu][248]|<f[248])', ?'fortran_order': ?False, ?'shape': ?\((?P<shape>[0-9, ]*)\),? ?} *\n?",
-    re.DOTALL,
+    rb"{'descr': ?'(?P<dtype>\|[iu]1|<[iu][248]|<f[248])', ?'fortran_order': ?False, ?'shape': ?\((?P<shape>[0-9, ]*)\),? ?} *\n?"
 )
 
 
 def _array(data: bytes, name: str) -> np.ndarray:
     """An .npy member → array, after checking that its shape and its size agree."""
-    header = _NPY_HEADER.match(data)
-    if header is None or header.end() != 10 + int.from_bytes(header["length"], "little"):
+    start = len(_NPY_MAGIC) + 2
+    end = start + int.from_bytes(data[len(_NPY_MAGIC) : start], "little")
+    # No further than the header is long: the numbers after it may begin with bytes that read as spaces.
+    header = _NPY_HEADER.fullmatch(data, start, end)
+    if header is None or not data.startswith(_NPY_MAGIC) or end > len(data):
         raise AecliError(f"{name} has a member that is no array of plain numbers: it is not read")
     dtype, shape = np.dtype(header["dtype"].decode()), tuple(int(n) for n in header["shape"].split(b",") if n.strip())
-    if math.prod(shape) * dtype.itemsize != len(data) - header.end():
+    if math.prod(shape) * dtype.itemsize != len(data) - end:
         raise AecliError(f"{name} has an array whose shape {shape} does not fit its size: encode the picture again")
-    return np.frombuffer(data, dtype=dtype, offset=header.end()).reshape(shape)
+    return np.frombuffer(data, dtype=dtype, offset=end).reshape(shape)
