@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: `import aecli` must not
     from PIL import Image
 
     from aecli.compression import Coder
+    from aecli.quality import Target
     from aecli.weights import Weights
 
     ImageLike = TypeVar("ImageLike", np.ndarray, Image.Image)
@@ -49,16 +50,16 @@ def denoise(
     return _like(image, result.picture)
 
 
-def encode(image: np.ndarray | Image.Image, *, quality: float = 50.0, weights: str | Path = "photo-codec") -> bytes:
+def encode(image: np.ndarray | Image.Image, *, quality: float | Target = 50.0, weights: str | Path = "photo-codec") -> bytes:
     """Compress a picture to the bytes of an .npz.
 
     Args:
         image: a PIL image, or an array (H, W), (H, W, 1 … 4): uint8, uint16 (rounded to 8 bits), or floats in 0–1.
-        quality: 0–100.
+        quality: 0–100, or an aecli.quality.Target, such as Target("bpp", 0.3), whose quality is searched.
         weights: the name of shipped weights, or the path of a file; a codec or a feature autoencoder.
 
     Raises:
-        aecli.errors.AecliError: no picture, unknown weights, quality out of range.
+        aecli.errors.AecliError: no picture, unknown weights, quality out of range or a target out of reach.
     """
     from aecli.compression import encode_picture
 

@@ -5,6 +5,7 @@ Two layouts (shared container): `stream` of the photograph codec, and `array` of
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +23,12 @@ from aecli.coding.entropy import LatentCoder, Latents
 from aecli.device import Compute
 from aecli.errors import AecliError, UsageError
 from aecli.images import Picture, read_picture, with_8_bits
+from aecli.metrics import psnr
 from aecli.models import FeatureAutoencoder
 from aecli.models.codec import Codec
-from aecli.models.denoiser import pad_to_multiple
 from aecli.models.dense import squared_error
 from aecli.patches import Grid, from_patches, in_batches, to_patches, to_tensor
+from aecli.quality import Target, search
 from aecli.tiling import map_tiles
 from aecli.weights import Weights
 
@@ -38,6 +40,8 @@ _META_MEMBERS = ("icc", "exif")
 
 Header = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
+# quality 0–100 → header fields and arrays of a picture's colours
+Encoding = Callable[[float], tuple[dict[str, Any], dict[str, np.ndarray]]]
 
 
 class Coder(Protocol):
@@ -45,11 +49,11 @@ class Coder(Protocol):
 
     weights: Weights
 
-    def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Header fields and arrays of a picture's colours."""
+    def prepare(self, picture: Picture) -> Encoding:
+        """All work on a picture that does not depend on the quality; the rest for each that is asked for."""
 
     def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
-        """The pixels (H, W, C) uint8 of what `encode` gave."""
+        """The pixels (H, W, C) uint8 of what an `Encoding` gave."""
 
 
 def coder_for(weights: Weights, compute: Compute) -> Coder:
@@ -61,21 +65,42 @@ def coder_for(weights: Weights, compute: Compute) -> Coder:
     raise UsageError(f"weights {weights.name} are for another task ({weights.card.task}): pass --weights photo-codec")
 
 
-def encode_picture(picture: Picture, coder: Coder, *, quality: float = 50.0) -> bytes:
+def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target = 50.0) -> bytes:
     """A picture → the bytes of its .npz.
 
     Args:
         picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are.
         coder: from `coder_for`.
-        quality: 0–100; what the codec spends. Feature autoencoders have one quality only.
+        quality: 0–100, what the codec spends, or a Target whose quality is searched. Feature autoencoders have one quality only.
 
     Raises:
-        UsageError: quality out of range. AecliError: a picture too small for a feature autoencoder.
+        UsageError: quality out of range, or a Target for a feature autoencoder. AecliError: a picture too small for a feature
+        autoencoder, or a Target that no quality reaches.
     """
-    check_quality(quality)
-    quality = round(quality, 2)  # as the header has it: both gains must be of one quality
     picture = with_8_bits(picture)
-    fields, arrays = coder.encode(picture, quality)
+    encoding = coder.prepare(picture)
+
+    def encode(quality: float) -> bytes:
+        fields, arrays = encoding(quality)
+        return write_container(*_with_metadata(picture, coder, fields, arrays))
+
+    if not isinstance(quality, Target):
+        check_quality(quality)
+        return encode(round(quality, 2))  # as the header has it: both gains must be of one quality
+    if not isinstance(coder, StreamCoder):
+        raise UsageError(f"weights {coder.weights.name} have one quality only: leave --bpp, --psnr and --max-bytes out")
+
+    def measure(data: bytes) -> float:
+        if quality.kind == "psnr":
+            return _psnr(decode_picture(data, "the picture", lambda _: coder), picture)
+        return len(data) if quality.kind == "bytes" else 8 * len(data) / (picture.width * picture.height)
+
+    return search(encode, measure, quality)
+
+
+def _with_metadata(
+    picture: Picture, coder: Coder, fields: Header, arrays: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header: dict[str, Any] = {
         "size": [picture.width, picture.height],
         "mode": "L" if picture.pixels.shape[2] == 1 else "RGB",
@@ -87,7 +112,11 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float = 50.0) -> 
     if picture.alpha is not None:
         arrays["alpha"] = _bytes_array(_png(picture.alpha))
     arrays |= {name: _bytes_array(getattr(picture, name)) for name in _META_MEMBERS if getattr(picture, name)}
-    return write_container(header, arrays)
+    return header, arrays
+
+
+def _psnr(decoded: Picture, original: Picture) -> float:
+    return psnr(to_tensor(decoded.pixels), to_tensor(original.pixels))
 
 
 def check_quality(quality: float) -> None:
@@ -191,15 +220,22 @@ class StreamCoder:
         self.weights, self._model, self._compute = weights, weights.model, compute
         self._latent_coder = LatentCoder(weights.model)
 
-    def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        x = to_tensor(picture.pixels)[None]
-        x = pad_to_multiple(x.expand(1, 3, -1, -1), Codec.stride)
-        gain, _ = self._gains(quality)
+    def prepare(self, picture: Picture) -> Encoding:
+        height, width = picture.pixels.shape[:2]
+        margins = [(0, -side % Codec.stride) for side in (height, width)]
+        padded = np.pad(picture.pixels, [*margins, (0, 0)], mode="edge")
         overlap = -(-self._model.analysis_radius // 16) * 16
+        analyse = self._run(self._model.analysis)
+        bytes_of_picture = torch.from_numpy(padded).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
+        with torch.inference_mode():  # no more than a tile is ever held as floats
+            y = map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=16)
+        return functools.partial(self._encode, y)
+
+    def _encode(self, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        gain, _ = self._gains(quality)
         with torch.inference_mode():
-            y = map_tiles(self._run(self._model.analysis), x, tile=TILE, overlap=overlap, down=16) * gain
-            z = self._run(self._model.h_a)(y)
-            stream, latents = self._latent_coder.encode(y, z)
+            scaled = y * gain
+            stream, latents = self._latent_coder.encode(scaled, self._run(self._model.h_a)(scaled))
         header = {"layout": "stream", "quality": quality, "crc": latents.crc}
         return header, {"stream": _bytes_array(stream)}
 
@@ -221,10 +257,11 @@ class StreamCoder:
         y_hat = self.latents(header, arrays).y_hat
         _, inverse_gain = self._gains(float(header["quality"]))
         overlap = -(-self._model.synthesis_radius // 16)
+        synthesise = self._run(self._model.synthesis)
         with torch.inference_mode():
-            y = y_hat.float() * inverse_gain
-            x = map_tiles(self._run(self._model.synthesis), y, tile=TILE // 16, overlap=overlap, up=16)
-        return _to_pixels(x[0, :, :height, :width], header["mode"])
+            y = y_hat * inverse_gain
+            pixels = map_tiles(lambda y: _to_bytes(synthesise(y), header["mode"]), y, tile=TILE // 16, overlap=overlap, up=16)
+        return np.ascontiguousarray(pixels[0, :, :height, :width].permute(1, 2, 0).numpy())
 
     def _gains(self, quality: float) -> tuple[Tensor, Tensor]:
         level = quality / 100 * (len(self._model.config.lambdas) - 1)
@@ -248,7 +285,10 @@ class ArrayCoder:
         assert isinstance(weights.model, FeatureAutoencoder)
         self.weights, self._model, self._compute = weights, weights.model, compute
 
-    def encode(self, picture: Picture, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def prepare(self, picture: Picture) -> Encoding:
+        return lambda _: self._encode(picture)
+
+    def _encode(self, picture: Picture) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         x = to_tensor(picture.pixels)
         patches, _ = to_patches(x, self._model.config, self.weights.name)
         codes = in_batches(self._model.encode, patches, self._compute)
@@ -267,7 +307,8 @@ class ArrayCoder:
         if codes.shape != (grid.rows * grid.columns, config.latent_dim):
             raise AecliError("its latents do not fit its size")
         patches = in_batches(self._model.decode, torch.from_numpy(codes), self._compute)
-        return _to_pixels(from_patches(patches, grid, channels=1 if header["mode"] == "L" else 3), header["mode"])
+        restored = from_patches(patches, grid, channels=1 if header["mode"] == "L" else 3)[None]
+        return np.ascontiguousarray(_to_bytes(restored, header["mode"])[0].permute(1, 2, 0).numpy())
 
 
 def _quantise(codes: Tensor, dtype: type[np.signedinteger[Any]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -283,11 +324,11 @@ def _dequantise(header: Header, arrays: Arrays) -> np.ndarray:
     return latents.astype(np.float32) * np.float32(header["scale"])
 
 
-def _to_pixels(x: Tensor, mode: str) -> np.ndarray:
-    """(C, H, W) about 0–1 → (H, W, C) uint8, one channel for mode L."""
-    if mode == "L" and x.shape[0] == 3:
-        x = x.mean(dim=0, keepdim=True)
-    return (x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+def _to_bytes(x: Tensor, mode: str) -> Tensor:
+    """(B, C, H, W) about 0–1 → bytes, one channel for mode L."""
+    if mode == "L" and x.shape[1] == 3:
+        x = x.mean(dim=1, keepdim=True)
+    return (x.clamp(0, 1) * 255).round().byte()
 
 
 def _size(header: Header, name: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aecli.coding.exact import FRACTION_BITS, ExactNetwork, from_fixed, to_fixed
+from aecli.coding.exact import ACTIVATION_LIMIT, FRACTION_BITS, ExactNetwork, from_fixed, to_fixed
 from aecli.coding.tables import gaussian_tables, hyper_tables
 from aecli.errors import AecliError
 from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, SCALES, Codec, checkerboard
@@ -25,6 +25,8 @@ from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, SCALES, Codec, checker
 models, queue = constriction.stream.model, constriction.stream.queue
 
 SYMBOL_LIMIT = 32767
+STRIP_POSITIONS = 1 << 14  # latent positions whose activations are held as float64 at once
+CONTEXT_RADIUS = 2  # of the 5×5 context
 # No stream is shorter than a byte for so many latent positions, so that a short file cannot claim a huge picture.
 POSITIONS_PER_BYTE = 64
 
@@ -33,7 +35,7 @@ POSITIONS_PER_BYTE = 64
 class Latents:
     """symbols: y as coded, round(y − mu), (M, h, w) int32; z: (N, h/4, w/4) int32.
 
-    y_hat: what the decoder sees, (1, M, h, w) float64.
+    y_hat: what the decoder sees, (1, M, h, w) float32.
     """
 
     symbols: np.ndarray
@@ -100,22 +102,46 @@ class LatentCoder:
         """Walk the model as encoder and decoder alike must.
 
         `code` (mu, indices, where) gives the symbols of a pass, (M, positions).
+
+        Fixed-point numbers that the networks gave are kept as int32, which holds them: float64 only ever holds strips.
         """
-        features = self._h_s(to_fixed(torch.from_numpy(z))[None])
+        features = self._h_s(to_fixed(torch.from_numpy(z))[None])[0].int()
         height, width = features.shape[-2:]
         anchors = checkerboard(height, width)
-        y_hat = torch.zeros(1, self._latent, height, width, dtype=torch.float64)
+        y_hat = torch.zeros(self._latent, height, width, dtype=torch.int32)
         symbols = np.zeros((self._latent, height, width), dtype=np.int32)
         context = torch.zeros_like(features)
         for where in (anchors, ~anchors):
-            parameters = self._parameters(torch.cat([features, context], dim=1)[:, :, where][:, :, None])
-            mu, raw = parameters[0, :, 0].chunk(2)  # (M, positions) each
-            coded = code(mu, _scale_indices(raw), where)
+            mu, indices = self._predict(features[:, where], context[:, where])
+            coded = code(mu, indices, where)
             symbols[:, where.numpy()] = coded
-            y_hat[0][:, where] = to_fixed(torch.from_numpy(coded)) + mu
+            y_hat[:, where] = to_fixed(torch.from_numpy(coded)).int() + mu
             if where is anchors:
-                context = self._context(y_hat.clamp(-(2.0**23), 2.0**23))
-        return Latents(symbols, z, from_fixed(y_hat))
+                context = self._context_of(y_hat)
+        return Latents(symbols, z, from_fixed(y_hat)[None].float())
+
+    def _predict(self, features: Tensor, context: Tensor) -> tuple[Tensor, np.ndarray]:
+        """mu (M, positions), fixed-point int32, and scale indices of it from what is known at each position, (…, positions)."""
+        count = features.shape[1]
+        mu = torch.empty(self._latent, count, dtype=torch.int32)
+        indices = np.empty((self._latent, count), dtype=np.uint8)
+        for start in range(0, count, STRIP_POSITIONS):
+            part = slice(start, start + STRIP_POSITIONS)
+            known = torch.cat([features[:, part], context[:, part]]).double()
+            strip, raw = self._parameters(known[None, :, None])[0, :, 0].chunk(2)
+            mu[:, part], indices[:, part] = strip.int(), _scale_indices(raw)
+        return mu, indices
+
+    def _context_of(self, y_hat: Tensor) -> Tensor:
+        """What the anchors tell of their surroundings; (M, h, w) → the same, fixed-point int32."""
+        height, width = y_hat.shape[1:]
+        rows = max(1, STRIP_POSITIONS // width)
+        parts = []
+        for top in range(0, height, rows):
+            bottom, above = min(top + rows, height), min(top, CONTEXT_RADIUS)
+            strip = y_hat[:, top - above : bottom + CONTEXT_RADIUS].double().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+            parts.append(self._context(strip[None])[0, :, above : above + bottom - top].int())
+        return torch.cat(parts, dim=1)
 
 
 class _Table:

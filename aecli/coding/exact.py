@@ -74,7 +74,7 @@ def to_fixed(x: Tensor) -> Tensor:
 
 
 def from_fixed(x: Tensor) -> Tensor:
-    """Fixed-point numbers → their values, float64."""
+    """Fixed-point numbers → their values."""
     return x * 2.0**-FRACTION_BITS
 
 
