@@ -33,7 +33,7 @@ def tiny_codec(seed=0):
 
 def tiny_denoiser(seed=0):
     torch.manual_seed(seed)
-    return Denoiser(DenoiserConfig(widths=(8, 16), blocks=1)).eval().requires_grad_(False)
+    return Denoiser(DenoiserConfig(widths=(8, 16), blocks=1, estimator=8)).eval().requires_grad_(False)
 
 
 def tiny_dense(seed=0, **config):
@@ -59,7 +59,7 @@ def weights_folder(tmp_path_factory):
     """tiny-codec, tiny-denoiser, tiny-dense and tiny-dense-denoiser, as files."""
     folder = tmp_path_factory.mktemp("weights")
     saved(folder / "tiny-codec.safetensors", tiny_codec(), "codec", task="compress")
-    saved(folder / "tiny-denoiser.safetensors", tiny_denoiser(), "denoiser", task="denoise", noise="gaussian 0-75 of 255")
+    saved(folder / "tiny-denoiser.safetensors", tiny_denoiser(), "denoiser", task="denoise", noise="gaussian 0-60 of 255")
     saved(folder / "tiny-dense.safetensors", tiny_dense(), "dense", colour_mode="grey")
     saved(folder / "tiny-dense-denoiser.safetensors", tiny_dense(), "dense", task="denoise", noise="gaussian:0.5")
     return folder

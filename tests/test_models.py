@@ -217,6 +217,23 @@ def test_the_denoisers_output_depends_on_nothing_beyond_its_receptive_radius():
     assert reached.abs().max() > radius / 2  # nor is it a gross overestimate
 
 
+def test_the_noise_estimate_depends_on_nothing_beyond_its_radius_either():
+    model = tiny_denoiser()
+    radius = model.blind_radius - model.receptive_radius
+    x = torch.rand(1, 3, 8, 2 * radius + 64).requires_grad_()
+    middle = x.shape[3] // 2
+    model.estimate(x)[..., middle].sum().backward()
+    reached = x.grad.abs().sum(dim=(0, 1, 2)).nonzero().flatten() - middle
+    assert radius / 2 < reached.abs().max() <= radius
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (17, 31)])
+def test_the_noise_estimate_is_a_map_of_positive_levels(height, width):
+    sigma = tiny_denoiser().estimate(torch.rand(2, 3, height, width))
+    assert sigma.shape == (2, 1, height, width)
+    assert (sigma > 0).all()
+
+
 # ---------------------------------------------------------------------------------------------------------------- codec
 
 
