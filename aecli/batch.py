@@ -390,7 +390,8 @@ def _result_stream(job: Job, overwrite: bool, stdout: BinaryIO) -> Iterator[Bina
 
 def _sentence(job: Job, error: Exception) -> str:
     if isinstance(error, AecliError):
-        return str(error)
+        text = str(error)
+        return text if job.name in text or (job.target and str(job.target) in text) else f"{job.name}: {text}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, for GPUs
         return f"{job.name} needs more memory than there is: close other programs or cut it into smaller pictures"
     if isinstance(error, OSError):

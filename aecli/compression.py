@@ -28,7 +28,7 @@ from aecli.models import FeatureAutoencoder
 from aecli.models.codec import Codec
 from aecli.models.dense import squared_error
 from aecli.patches import Grid, from_patches, in_batches, to_patches, to_tensor
-from aecli.quality import Target, search
+from aecli.quality import Target, check_quality, search
 from aecli.tiling import map_tiles
 from aecli.weights import Weights
 
@@ -77,6 +77,7 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target = 
         UsageError: quality out of range, or a Target for a feature autoencoder. AecliError: a picture too small for a feature
         autoencoder, or a Target that no quality reaches.
     """
+    check_options(coder, quality)
     picture = with_8_bits(picture)
     encoding = coder.prepare(picture)
 
@@ -85,10 +86,7 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target = 
         return write_container(*_with_metadata(picture, coder, fields, arrays))
 
     if not isinstance(quality, Target):
-        check_quality(quality)
         return encode(round(quality, 2))  # as the header has it: both gains must be of one quality
-    if not isinstance(coder, StreamCoder):
-        raise UsageError(f"weights {coder.weights.name} have one quality only: leave --bpp, --psnr and --max-bytes out")
 
     def measure(data: bytes) -> float:
         if quality.kind == "psnr":
@@ -96,6 +94,14 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target = 
         return len(data) if quality.kind == "bytes" else 8 * len(data) / (picture.width * picture.height)
 
     return search(encode, measure, quality)
+
+
+def check_options(coder: Coder, quality: float | Target) -> None:
+    """What `encode_picture` refuses whatever the picture. Raises UsageError."""
+    if not isinstance(quality, Target):
+        check_quality(quality)
+    elif not isinstance(coder, StreamCoder):
+        raise UsageError(f"weights {coder.weights.name} have one quality only: leave --bpp, --psnr and --max-bytes out")
 
 
 def _with_metadata(
@@ -117,12 +123,6 @@ def _with_metadata(
 
 def _psnr(decoded: Picture, original: Picture) -> float:
     return psnr(to_tensor(decoded.pixels), to_tensor(original.pixels))
-
-
-def check_quality(quality: float) -> None:
-    """Raises UsageError for a quality outside 0–100."""
-    if not 0 <= quality <= 100:
-        raise UsageError(f"--quality {quality:g} is out of range: give 0 to 100")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,12 @@ _NAMES = {"bpp": "bits a pixel", "psnr": "dB", "bytes": "bytes"}
 _OPTIONS = {"bpp": "--bpp", "psnr": "--psnr", "bytes": "--max-bytes"}
 
 
+def check_quality(quality: float) -> None:
+    """Raises UsageError for a quality outside 0–100."""
+    if not 0 <= quality <= 100:
+        raise UsageError(f"--quality {quality:g} is out of range: give 0 to 100")
+
+
 @dataclass(frozen=True)
 class Target:
     """What a file should come to: bits per pixel (within 3 %), PSNR in dB (within 0.1), or bytes (as many as fit, at most).

@@ -227,6 +227,40 @@ def test_encode_reports_the_bytes_of_the_file(aecli, photo):
     assert result["psnr"] > 0
 
 
+@pytest.mark.parametrize("option", ["--max-bytes 0.0007M", "--max-bytes .7k", "--max-bytes 700"])
+def test_encode_finds_the_quality_that_fits(aecli, photo, option):
+    low, high = (json.loads(aecli(f"encode photo.png -q {q} --overwrite --json").stdout)["bytes"] for q in (0, 100))
+    assert low < 700 < high
+    line = json.loads(aecli(f"encode photo.png {option} --overwrite --json").stdout)
+    assert 0.95 * 700 <= line["bytes"] <= 700
+    assert 0 < line["quality"] < 100
+    assert f"quality {line['quality']:g}" in aecli(f"encode photo.png {option} --overwrite").stderr
+
+
+def test_encode_refuses_two_sizes_and_says_what_can_be_had(aecli, photo):
+    assert_one_sentence(aecli("encode photo.png -q 50 --bpp 1"), 2, "give one of --quality, --bpp, --psnr and --max-bytes")
+    assert_one_sentence(aecli("encode photo.png --max-bytes 3x"), 2, "--max-bytes 3x is no number of bytes")
+    assert_one_sentence(aecli("encode photo.png --psnr -3"), 2, "--psnr -3 is out of range")
+    assert_one_sentence(aecli("encode photo.png --psnr 90"), 1, "photo.png: no quality comes to 90 dB", "they reach from")
+    assert_one_sentence(
+        aecli("encode photo.png --weights {tiny-dense} --bpp 1"),
+        2,
+        "have one quality only: leave --bpp, --psnr and --max-bytes out",
+    )
+
+
+def test_encode_strips_what_is_not_the_picture(aecli, photo):
+    with Image.open(photo) as image:
+        exif = Image.Exif()
+        exif[0x010E] = "where it was taken"
+        image.save(photo, exif=exif, dpi=(300, 300))
+    for option, kept in (("", True), ("--strip", False)):
+        aecli(f"encode photo.png {option} --overwrite")
+        aecli("decode photo.npz -o back.png --overwrite")
+        assert ("exif" in opened("back.png").info) is kept
+        assert ("dpi" in opened("back.png").info) is kept
+
+
 def test_encode_and_decode_in_a_pipe(aecli, photo):
     encoded = aecli("encode - --weights {tiny-codec}", stdin=photo.read_bytes()).stdout_bytes
     decoded = aecli("decode - --weights {tiny-codec}", stdin=encoded).stdout_bytes

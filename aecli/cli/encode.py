@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, BinaryIO
 
 import typer
@@ -11,12 +13,24 @@ import typer
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
+from aecli.errors import UsageError
 from aecli.images import SUFFIXES, read_picture, with_8_bits
+from aecli.quality import Target
+
+SIZE = "How small"
 
 
 def encode(
     files: Files,
-    quality: Annotated[float, typer.Option("--quality", "-q", help="0–100: smallest to best.")] = 50.0,
+    quality: Annotated[
+        float | None, typer.Option("--quality", "-q", help="0–100: smallest to best; otherwise 50.", rich_help_panel=SIZE)
+    ] = None,
+    bpp: Annotated[float | None, typer.Option(help="Bits a pixel: the quality is searched.", rich_help_panel=SIZE)] = None,
+    psnr: Annotated[float | None, typer.Option(help="PSNR in dB: the quality is searched.", rich_help_panel=SIZE)] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="N", help="The best that fits, such as 20k or 1.5M.", rich_help_panel=SIZE)
+    ] = None,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, colour profile and resolution.")] = False,
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: a codec or a feature autoencoder.")
     ] = "photo-codec",
@@ -32,22 +46,27 @@ def encode(
 
     aecli encode photos/ -o small/ --recursive -q 70
 
+    aecli encode photo.png --max-bytes 20k                        [dim]or --bpp 0.3, or --psnr 36[/dim]
+
     aecli encode digit.png --weights mnist-conv
     """
     report.configure(printing)
     jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz")
 
-    from aecli.compression import check_quality, coder_for, decode_picture, encode_picture
+    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_picture
     from aecli.weights import load_weights
 
-    check_quality(quality)
+    wanted = _wanted(quality, bpp, psnr, max_bytes)
     compute = running.compute()
     coder = coder_for(load_weights(weights, compute.device), compute)
+    check_options(coder, wanted)
 
     def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
         source = read_bytes(job, sys.stdin.buffer)
         picture = read_picture(source, job.name)
-        data = encode_picture(picture, coder, quality=quality)
+        if strip:
+            picture = replace(picture, icc=None, exif=None, dpi=None)
+        data = encode_picture(picture, coder, quality=wanted)
         stream.write(data)
         info: dict[str, object] = {
             "size": [picture.width, picture.height],
@@ -56,6 +75,8 @@ def encode(
             "ratio": round(len(source) / len(data), 3),
             "weights": coder.weights.name,
         }
+        if isinstance(wanted, Target):
+            info["quality"] = describe(data, job.name).quality
         if score:
             from aecli.scores import scores
 
@@ -66,8 +87,31 @@ def encode(
     report.run_batch(jobs, work, files, _describe)
 
 
+def _wanted(quality: float | None, bpp: float | None, psnr: float | None, max_bytes: str | None) -> float | Target:
+    """The one thing that the command line asks for."""
+    if sum(value is not None for value in (quality, bpp, psnr, max_bytes)) > 1:
+        raise UsageError("give one of --quality, --bpp, --psnr and --max-bytes")
+    if bpp is not None:
+        return Target("bpp", bpp)
+    if psnr is not None:
+        return Target("psnr", psnr)
+    if max_bytes is not None:
+        return Target("bytes", _number_of_bytes(max_bytes))
+    return 50.0 if quality is None else quality
+
+
+def _number_of_bytes(text: str) -> float:
+    """`20k` → 20,000."""
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)([kM]?)", text)
+    if found is None:
+        raise UsageError(f"--max-bytes {text} is no number of bytes: give one such as 20000, 20k or 1.5M")
+    return float(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
+
+
 def _describe(info: Mapping[str, Any]) -> str:
     parts = [f"{info['bytes']:,} bytes, {info['bits_per_pixel']:.3f} bits a pixel, 1/{info['ratio']:.1f} of the input"]
+    if "quality" in info:
+        parts.append(f"quality {info['quality']:g}")
     if "psnr" in info:
         parts.append(f"PSNR {info['psnr']:.2f} dB")
     if "ms_ssim" in info:

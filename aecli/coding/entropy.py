@@ -65,10 +65,10 @@ class LatentCoder:
         z_symbols = _to_symbols(z[0].round())
         for table, channel in zip(self._hypers, z_symbols, strict=True):
             table.encode(coder, channel.ravel())
-        y = y.detach().cpu().double()
+        y = y.detach().cpu()
 
         def code(mu: Tensor, indices: np.ndarray, where: Tensor) -> np.ndarray:
-            symbols = _to_symbols((y[0][:, where] - from_fixed(mu)).round())
+            symbols = _to_symbols((y[0][:, where].double() - from_fixed(mu.double())).round())
             for index in np.unique(indices):
                 self._gaussians[index].encode(coder, symbols[indices == index])
             return symbols

@@ -38,8 +38,12 @@ class ExactNetwork:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Fixed-point numbers (`to_fixed`) in, fixed-point numbers out; (B, C, H, W) float64."""
+        given = x
         for layer in self._layers:
-            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
+            if not isinstance(layer, nn.ReLU):
+                x = layer(x)
+            else:  # in place, but for what the caller gave
+                x = x.relu() if x is given else x.relu_()
         return x
 
 
@@ -55,12 +59,16 @@ class _ExactConv:
 
     def __call__(self, x: Tensor) -> Tensor:
         pad_rows, pad_columns = self.padding
-        x = F.pad(x, (pad_columns, pad_columns, pad_rows, pad_rows))
+        if pad_rows or pad_columns:
+            x = F.pad(x, (pad_columns, pad_columns, pad_rows, pad_rows))
         rows = x.shape[2] - 2 * pad_rows
         # torch unfolds its input for float64 convolutions, 25-fold for a 5×5 one: in strips, large pictures fit in memory.
         strip = max(1, STRIP_VALUES // (x.shape[3] * self.weight[0].numel()))
-        parts = [self._strip(x[:, :, top : min(top + strip, rows) + 2 * pad_rows]) for top in range(0, rows, strip)]
-        return torch.cat(parts, dim=2)
+        result = x.new_empty(x.shape[0], len(self.weight), rows, x.shape[3] - 2 * pad_columns)
+        for top in range(0, rows, strip):
+            bottom = min(top + strip, rows)
+            result[:, :, top:bottom] = self._strip(x[:, :, top : bottom + 2 * pad_rows])
+        return result
 
     def _strip(self, x: Tensor) -> Tensor:
         total = F.conv2d(x, self.weight, self.bias)
