@@ -29,7 +29,7 @@ from aecli.training.data import (
 )
 from aecli.training.features import FeatureTask, error_quantiles, evaluate
 from aecli.training.loop import ANNEALING, WARM_UP, Budget, Trainer, learning_rate_factor
-from aecli.training.noise import Noise, parse_noise, photograph_noise
+from aecli.training.noise import KINDS, MAX_SIGMA, Noise, degrade, parse_noise
 from aecli.training.optim import Muon, orthogonalise
 from aecli.weights import load_weights
 
@@ -278,18 +278,34 @@ def test_noise_has_its_standard_deviation_and_stays_within_0_and_1():
     assert (x == 0.5).all()
 
 
-def test_noise_of_photographs():
-    x = torch.rand(200, 3, 16, 16, generator=seeded(1)) * 0.2 + 0.4
+def test_photographs_are_degraded_as_files_are_and_the_noise_is_known():
+    x = torch.rand(300, 3, 40, 40, generator=seeded(1)) * 0.2 + 0.4
     x[::2] = x[::2, :1]
-    sigma = torch.linspace(0.01, 0.05, 200)
-    noisy = photograph_noise(x, sigma, seeded())
-    torch.testing.assert_close((noisy - x).flatten(1).std(dim=1), sigma, rtol=0.3, atol=0.002)
-    assert ((noisy == noisy[:, :1]).flatten(1).all(dim=1) == (torch.arange(200) % 2 == 0)).all()  # grey stays grey
+    noisy, sigma, told = degrade(x, seeded())
+    assert noisy.shape == x.shape
+    assert sigma.shape == (300, 1, 40, 40)
+    assert ((noisy == noisy[:, :1]).flatten(1).all(dim=1) == (torch.arange(300) % 2 == 0)).all()  # grey stays grey
     as_file = ((noisy * 255).round() / 255 == noisy).flatten(1).all(dim=1)
-    assert 60 < as_file.sum() < 140
-    loud = photograph_noise(x, torch.full((200,), 2.0), seeded())
-    inside = ((loud >= 0) & (loud <= 1)).flatten(1).all(dim=1)
-    assert 60 < inside.sum() < 140  # clipped as files are, or not at all
+    assert as_file[~told].all()
+    assert 0.3 < as_file[told].float().mean() < 0.7
+    assert 0.25 < told.float().mean() < 0.5
+    level = sigma[told].flatten(1)
+    assert (level == level[:, :1]).all()
+    assert level.max() <= MAX_SIGMA
+    rms = (noisy - x)[told & ~as_file].flatten(1).square().mean(dim=1).sqrt()
+    torch.testing.assert_close(rms, sigma[told & ~as_file][:, 0, 0, 0], rtol=0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_noise_grows_with_its_strength_and_leaves_the_mean(kind, channels):
+    x = torch.full((channels, 64, 64), 0.5)
+    differences = [kind(x, strength, seeded()) - x for strength in (0.0, 0.5, 1.0)]
+    rms = [d.square().mean().sqrt().item() for d in differences]
+    assert rms[0] < rms[1] < rms[2]
+    assert rms[2] > 0.03
+    assert all(d.mean().abs() < 0.25 * d.square().mean().sqrt() + 1e-3 for d in differences)
+    assert torch.equal(kind(x, 0.5, seeded()), kind(x, 0.5, seeded()))
 
 
 # --------------------------------------------------------------------------------------------------------------- optimiser

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from aecli.errors import UsageError
 
 if TYPE_CHECKING:
     from aecli.training import Progress, Request, Result
+    from aecli.training.distributed import Processes
 
 DATA, BUDGET, START = "Data", "How long, how fast", "Start and end"
 LOG_SECONDS = 30  # between progress lines where there is no terminal
@@ -27,7 +29,8 @@ LOG_SECONDS = 30  # between progress lines where there is no terminal
 def train(
     arch: Annotated[str, typer.Option(help="dense, deep, sparse, conv, vae (small pictures); denoiser, codec (photographs).")],
     data: Annotated[
-        str | None, typer.Option(help="mnist (comes along), fashion-mnist, cifar10, or a folder of pictures.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(help="mnist (comes along), fashion-mnist, cifar10, a folder, or an .npz or .npy array.", rich_help_panel=DATA),
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.", rich_help_panel=DATA)] = None,
     download: Annotated[
@@ -37,6 +40,10 @@ def train(
         str | None, typer.Option(help="A folder of pictures to validate on; otherwise some are held out.", rich_help_panel=DATA)
     ] = None,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.", rich_help_panel=DATA)] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take whole pictures of a folder, reduced to this side, not patches.", rich_help_panel=DATA),
+    ] = None,
     data_name: Annotated[
         str | None, typer.Option(help="What the model card calls the data; by default the folder's name.", rich_help_panel=DATA)
     ] = None,
@@ -45,11 +52,11 @@ def train(
         typer.Option(help="gaussian:0.5 adds noise to the input and clips to 0–1: learns to denoise.", rich_help_panel=DATA),
     ] = None,
     latent_dim: Annotated[int | None, typer.Option(min=1, help="Length of the code.")] = None,
-    sparsity: Annotated[str | None, typer.Option(help="For sparse: l1:WEIGHT or kl:SHARE.")] = None,
+    sparsity: Annotated[str | None, typer.Option(help="For sparse: topk:SHARE, l1:WEIGHT or kl:SHARE.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=BUDGET)] = None,
     steps: Annotated[int | None, typer.Option(help="Batches.", rich_help_panel=BUDGET)] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall time.", rich_help_panel=BUDGET)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step.", rich_help_panel=BUDGET)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step, of each process.", rich_help_panel=BUDGET)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=BUDGET)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same weights.", rich_help_panel=BUDGET)] = 0,
     init: Annotated[str | None, typer.Option(help="Weights to start from (fine-tuning).", rich_help_panel=START)] = None,
@@ -73,48 +80,74 @@ def train(
     aecli train --arch conv --noise gaussian:0.5 -o digits.safetensors
 
     aecli train --arch codec --init photo-codec --data photos/ --minutes 60
+
+    torchrun --nproc-per-node=4 -m aecli train --arch codec --data photos/   [dim]four processes, or GPUs[/dim]
     """
     report.configure(printing)
     from aecli.models.dense import parse_sparsity
     from aecli.training import RECIPES, Request
-    from aecli.training import train as run
     from aecli.training.noise import parse_noise
 
-    if arch not in RECIPES:
-        raise UsageError(f"--arch {arch} is not known: give one of {', '.join(RECIPES)}")
-    if sparsity is not None:
-        parse_sparsity(sparsity)
-    name = Path(data).resolve().name if data and Path(data).is_dir() else data or RECIPES[arch].data or "photos"
-    request = Request(
-        arch=arch,
-        output=output or Path(f"{name}-{arch}.safetensors"),
-        compute=running.compute(),
-        data=data,
-        data_root=data_root,
-        download=download,
-        valid=valid,
-        data_name=data_name,
-        patch_size=patch_size,
-        latent_dim=latent_dim,
-        sparsity=sparsity,
-        noise=parse_noise(noise) if noise else None,
-        epochs=epochs,
-        steps=steps,
-        minutes=minutes,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        init=init,
-        resume=resume,
-        overwrite=overwrite,
-        command=shlex.join(["aecli", *sys.argv[1:]]),
-    )
+    with _processes(printing) as processes:
+        with processes.together():
+            if arch not in RECIPES:
+                raise UsageError(f"--arch {arch} is not known: give one of {', '.join(RECIPES)}")
+            if sparsity is not None:
+                parse_sparsity(sparsity)
+            name = Path(data).resolve().name if data and Path(data).is_dir() else Path(data or RECIPES[arch].data or "photos").stem
+            request = Request(
+                arch=arch,
+                output=output or Path(f"{name}-{arch}.safetensors"),
+                compute=processes.place(running.compute()),
+                data=data,
+                data_root=data_root,
+                download=download,
+                valid=valid,
+                data_name=data_name,
+                patch_size=patch_size,
+                resize=resize,
+                latent_dim=latent_dim,
+                sparsity=sparsity,
+                noise=parse_noise(noise) if noise else None,
+                epochs=epochs,
+                steps=steps,
+                minutes=minutes,
+                batch_size=batch_size,
+                lr=lr,
+                seed=seed,
+                init=init,
+                resume=resume,
+                overwrite=overwrite,
+                command=shlex.join([*processes.launcher(), *sys.argv[1:]]),
+            )
+        _run(request, processes)
+
+
+@contextmanager
+def _processes(printing: Printing) -> Iterator[Processes]:
+    """Those that torchrun started, or this one alone; the first one does the talking."""
+    from aecli.training import distributed
+
+    try:
+        with distributed.joined() as processes:
+            if not processes.leads:
+                report.configure(replace(printing, quiet=True))
+            yield processes
+    except distributed.ElsewhereError as error:
+        raise typer.Exit(report.ExitStatus.FAILED) from error
+
+
+def _run(request: Request, processes: Processes) -> None:
+    from aecli.training import train as run
+
     with show_progress() as show, stop_on_interrupt() as interrupted:
-        result = run(request, show, interrupted)
+        result = run(request, show, interrupted, processes)
     if not result.finished:
-        report.complain(f"stopped after step {result.steps}; the same command with --resume goes on from {request.checkpoint}")
+        if processes.leads:
+            report.complain(f"stopped after step {result.steps}; the same command with --resume goes on from {request.checkpoint}")
         raise typer.Exit(report.ExitStatus.INTERRUPTED)
-    _finish(request, result)
+    if processes.leads:
+        _finish(request, result)
 
 
 def _finish(request: Request, result: Result) -> None:

@@ -17,7 +17,7 @@ from aecli.errors import UsageError
 from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
 from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
-from aecli.training import features
+from aecli.training import arrays, features
 from aecli.training.data import (
     NAMES,
     FeatureData,
@@ -29,8 +29,9 @@ from aecli.training.data import (
     hold_out,
     load_dataset,
 )
+from aecli.training.distributed import ALONE, Processes
 from aecli.training.loop import Budget, Progress, Task, Trainer
-from aecli.training.noise import Noise, photograph_noise
+from aecli.training.noise import Noise, add_gaussian
 from aecli.training.photos import GREY_SHARE, CodecTask, DenoiserTask
 from aecli.weights import card_of, load_weights, save_weights
 
@@ -76,13 +77,14 @@ class Request:
     download: bool = False
     valid: str | None = None
     patch_size: int | None = None
+    resize: int | None = None  # whole pictures of a folder, reduced to this side, instead of patches
     latent_dim: int | None = None
     sparsity: str | None = None
     noise: Noise | None = None
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
-    batch_size: int | None = None
+    batch_size: int | None = None  # of each process
     lr: float | None = None
     seed: int = 0
     init: str | None = None
@@ -112,21 +114,33 @@ class Result:
     samples: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def train(request: Request, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Result:
+def train(
+    request: Request,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+    processes: Processes = ALONE,
+) -> Result:
     """Train, write the weights file, and measure it.
 
     When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False).
+    Of several processes, all of which call this with the same request, the first one writes and measures; the others'
+    results hold no scores.
 
     Raises:
         UsageError: options that do not go together. AecliError: data or checkpoint cannot be used.
     """
-    _check(request)
-    session = _photo_session(request) if request.arch in ("denoiser", "codec") else _feature_session(request)
-    trainer = _trainer(request, session)
+    with processes.together():
+        _check(request)
+        _fetch_once(request, processes)
+    with processes.together():
+        session = _photo_session(request) if request.arch in ("denoiser", "codec") else _feature_session(request)
+        trainer = _trainer(request, session, processes)
     if request.resume:
-        trainer.load_checkpoint()
-    if not trainer.run(on_progress, should_stop):
-        return Result(False, request.output, trainer.step)
+        with processes.together():
+            trainer.load_checkpoint()
+    finished = trainer.run(on_progress, should_stop)
+    if not finished or not processes.leads:
+        return Result(finished, request.output, trainer.step)
     model = trainer.ema
     if isinstance(model, Codec):
         fill_tables(model)
@@ -138,10 +152,11 @@ def train(request: Request, on_progress: Callable[[Progress], None], should_stop
         task=session.card_task,
         training_data=request.data_name or session.data_name,
         steps=trainer.step,
-        noise=str(request.noise or ("gaussian 0-75 of 255" if request.arch == "denoiser" else "")),
+        noise=str(request.noise or ("gaussian 0-60 of 255 and what files hold besides" if request.arch == "denoiser" else "")),
         colour_mode=session.colour_mode,
         scores={name: round(value, 5) for name, value in scores.items()},
         error_quantiles=quantiles,
+        resize=request.resize or 0,
         command=request.command,
     )
     save_weights(request.output, model, card, half=isinstance(model, Denoiser | Codec), overwrite=request.overwrite)
@@ -170,6 +185,8 @@ def _check(request: Request) -> None:
     photo = request.arch in ("denoiser", "codec")
     if photo and request.noise:
         raise UsageError(f"--noise is for the small architectures; {request.arch} has noise of its own: leave it out")
+    if request.resize is not None and (photo or request.patch_size or not request.data or not Path(request.data).is_dir()):
+        raise UsageError("--resize is for whole pictures of a folder and the small architectures: leave it out, or --patch-size")
     if photo and request.latent_dim:
         raise UsageError(f"--latent-dim is for the small architectures: leave it out with {request.arch}")
     if request.sparsity and request.arch != "sparse":
@@ -178,18 +195,25 @@ def _check(request: Request) -> None:
         raise UsageError(f"--arch {request.arch} learns from photographs: pass --data FOLDER")
 
 
-def _trainer(request: Request, session: _Session) -> Trainer:
+def _fetch_once(request: Request, processes: Processes) -> None:
+    """One process of each machine fetches the data, before the others look for it."""
+    if processes.count > 1 and processes.local_rank == 0 and request.download and request.data in NAMES:
+        load_dataset(request.data, request.data_root, download=True)
+
+
+def _trainer(request: Request, session: _Session, processes: Processes) -> Trainer:
     recipe = request.recipe
     batch_size = request.batch_size or recipe.batch_size
     return Trainer(
         session.task,
-        budget=_budget(request, -(-len(session.task.source) // max(1, batch_size))),
+        budget=_budget(request, -(-len(session.task.source) // (processes.count * max(1, batch_size)))),
         batch_size=batch_size,
         lr=request.lr or recipe.lr,
         clip=recipe.clip,
         seed=request.seed,
         compute=request.compute,
         checkpoint=request.checkpoint,
+        processes=processes,
     )
 
 
@@ -243,18 +267,22 @@ def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Comput
         return {}
     clean = torch.stack(crops).to(compute.device)
     if isinstance(model, Denoiser):
-        sigma = torch.full((len(clean),), 25 / 255)
-        noisy = photograph_noise(clean.cpu(), sigma, torch.Generator().manual_seed(0)).to(compute.device)
-        return {"clean": clean, "noisy, sigma 25": noisy, "restored": model(noisy, sigma.to(compute.device)).float()}
+        generator = torch.Generator().manual_seed(0)
+        noisy = add_gaussian(clean.cpu(), 25 / 255, generator, as_file=True).to(compute.device)
+        return {"clean": clean, "noisy, sigma 25": noisy, "restored": model(noisy, model.estimate(noisy)).float()}
     level = torch.full((len(clean),), 2.0, device=compute.device)
     return {"original": clean, "decoded": model(clean, level).x_hat}
 
 
 def feature_data(request: Request) -> FeatureData:
-    """The data set or folder that a request names, for the feature architectures. Raises UsageError or AecliError."""
+    """The data set, array or folder that a request names, for the feature architectures. Raises UsageError or AecliError."""
     data = request.data or request.recipe.data
     if data in NAMES:
         return dataset_features(load_dataset(data, request.data_root, download=request.download), request.seed)
+    if Path(data).suffix in arrays.SUFFIXES:
+        return arrays.array_features(Path(data), request.seed)
+    if request.resize is not None:
+        return arrays.resized_features(data, request.valid, request.resize, request.seed)
     return folder_features(data, request.valid, request.patch_size or request.recipe.patch_size, request.seed)
 
 

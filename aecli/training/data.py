@@ -1,6 +1,7 @@
 """Training data: data sets by name (MNIST comes with the package), folders of pictures as random patches, batches by step.
 
-A batch is a function of the seed and the step alone, so a resumed run goes on with the very batches it would have seen.
+A batch is a function of the seed and the step alone, so a resumed run goes on with the very batches it would have seen, and
+several processes can each take a part of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,11 @@ from aecli.patches import luminance
 
 MNIST_FOLDER = Path(__file__).parent.parent / "data" / "mnist"
 NAMES = ("mnist", "fashion-mnist", "cifar10")
+CLASS_NAMES = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
+    "cifar10": ("aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry"),
+}
 CACHE_BYTES = 4 << 30  # decoded pictures kept in memory; what does not fit is read again for every patch
 HELD_OUT_IMAGES = 2000  # of a data set's training part, or patches of the held-out pictures
 FOLDER_SAMPLE = 20_000  # patches that stand for a folder where a fixed set is needed (PCA)
@@ -48,74 +54,106 @@ class Dataset:
     test: Labelled
 
 
+WHOLE = slice(None)
+
+
+class Pictures(Protocol):
+    """Pictures by row, (n, C, H, W), uint8 or float32 in 0–1: a tensor, or what is read when it is needed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Tensor: ...
+
+
+def as_unit(images: Tensor) -> Tensor:
+    """uint8 → float32 in 0–1; floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 class Source(Protocol):
     """Where training batches come from."""
 
-    def batch(self, step: int, size: int) -> Tensor:
-        """The clean pictures of a step: (size, C, H, W), float32 in 0–1."""
+    def batch(self, step: int, size: int, part: slice = WHOLE) -> Tensor:
+        """The clean pictures of a step: (size, C, H, W), float32 in 0–1; or those of a part of the batch."""
 
     def __len__(self) -> int: ...
 
 
 class ArraySource:
-    """A data set in memory, reshuffled every epoch."""
+    """A data set or an array, reshuffled every epoch."""
 
-    def __init__(self, images: Tensor, seed: int) -> None:
+    def __init__(self, images: Pictures, seed: int) -> None:
         self.images, self.seed = images, seed
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, step: int, size: int) -> Tensor:
+    def batch(self, step: int, size: int, part: slice = WHOLE) -> Tensor:
         """The next `size` pictures of the epoch that the step falls in; an epoch's last batch wraps round to its start."""
         steps_per_epoch = -(-len(self) // size)
         epoch, position = divmod(step, steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = torch.randperm(len(self), generator=torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**62))
-        chosen = self._order[torch.arange(position * size, (position + 1) * size) % len(self)]
-        return self.images[chosen].float() / 255
+        chosen = self._order[torch.arange(position * size, (position + 1) * size)[part] % len(self)]
+        return as_unit(self.images[chosen])
+
+
+class _Place(NamedTuple):
+    """Where in a picture a patch is taken, and how it is turned (by 90° each) and then flipped."""
+
+    top: int
+    left: int
+    turns: int
+    flipped: bool
 
 
 class FolderSource:
-    """Random patches of a folder's pictures, flipped and turned; large pictures are drawn more often than small ones."""
+    """Random patches of a folder's pictures, flipped and turned; a picture is drawn in proportion to the root of its area."""
 
     def __init__(self, paths: Sequence[Path], patch_size: int, seed: int, *, grey_share: float = 0.0) -> None:
         self.patch_size, self.seed, self.grey_share = patch_size, seed, grey_share
         self._cache: dict[Path, np.ndarray] = {}
         self._cached_bytes = 0
         self.paths: list[Path] = []
-        areas: list[int] = []
+        self._sizes: list[tuple[int, int]] = []
         for path in paths:
             height, width = self._pixels(path).shape[:2]
             if min(height, width) >= patch_size:
                 self.paths.append(path)
-                areas.append(height * width)
+                self._sizes.append((height, width))
         if not self.paths:
             raise AecliError(f"no picture is as large as a patch of {patch_size}×{patch_size}: pass a smaller --patch-size")
-        self._area = int(sum(areas))
-        self._weights = np.array(areas) / self._area
+        areas = [height * width for height, width in self._sizes]
+        self._area = sum(areas)
+        # In proportion to the area itself, a few large and smooth pictures would crowd out hundreds of small ones.
+        roots = np.sqrt(areas)
+        self._weights = roots / roots.sum()
 
     def __len__(self) -> int:
         """Patches that would cover the pictures: what an epoch sees."""
         return max(1, self._area // self.patch_size**2)
 
-    def batch(self, step: int, size: int) -> Tensor:
-        """`size` patches, (size, 3, patch_size, patch_size)."""
+    def batch(self, step: int, size: int, part: slice = WHOLE) -> Tensor:
+        """`size` patches, (size, 3, patch_size, patch_size); or those of a part of the batch: only their pictures are read."""
         rng = np.random.default_rng((self.seed, step))
         chosen = rng.choice(len(self.paths), size=size, p=self._weights)
-        patches = np.stack([self._patch(self._pixels(self.paths[i]), rng) for i in chosen])
+        places = [(self.paths[i], self._place(self._sizes[i], rng)) for i in chosen]
+        patches = np.stack([self._patch(path, place) for path, place in places[part]])
         x = torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255
-        grey = torch.from_numpy(rng.random(size) < self.grey_share)
+        grey = torch.from_numpy(rng.random(size)[part] < self.grey_share)
         x[grey] = luminance(x[grey]).expand(-1, 3, -1, -1)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _patch(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        p = self.patch_size
-        top, left = (rng.integers(0, side - p + 1) for side in pixels.shape[:2])
-        patch: np.ndarray = np.rot90(pixels[top : top + p, left : left + p], k=int(rng.integers(4)))
-        return patch[:, ::-1] if rng.random() < 0.5 else patch
+    def _place(self, size: tuple[int, int], rng: np.random.Generator) -> _Place:
+        top, left = (int(rng.integers(0, side - self.patch_size + 1)) for side in size)
+        return _Place(top, left, int(rng.integers(4)), rng.random() < 0.5)
+
+    def _patch(self, path: Path, place: _Place) -> np.ndarray:
+        rows, columns = (slice(start, start + self.patch_size) for start in (place.top, place.left))
+        patch: np.ndarray = np.rot90(self._pixels(path)[rows, columns], k=place.turns)
+        return patch[:, ::-1] if place.flipped else patch
 
     def _pixels(self, path: Path) -> np.ndarray:
         if path in self._cache:
@@ -136,7 +174,9 @@ def read_rgb(path: Path) -> np.ndarray:
 def folder_pictures(folder: str) -> list[Path]:
     """The pictures below a folder, sorted by name. Raises AecliError where there are none."""
     if not Path(folder).is_dir():
-        raise UsageError(f"{folder} is neither a data set ({', '.join(NAMES)}) nor a folder of pictures: check --data")
+        raise UsageError(
+            f"{folder} is neither a data set ({', '.join(NAMES)}), nor a folder of pictures, nor an .npy or .npz file: check --data"
+        )
     found = find_inputs([folder], recursive=True, files_from=None, null_separated=False, suffixes=SUFFIXES, stdin=io.BytesIO())
     return [i.path for i in found if i.path is not None]
 
@@ -166,16 +206,18 @@ def central_crops(paths: Sequence[Path], size: int) -> list[Tensor]:
 class FeatureData:
     """What a feature autoencoder is trained and measured on.
 
-    train: pictures that PCA is fitted on, (N, C, H, W) uint8. valid, test: (n, C, H, W) float32 in 0–1. Labels (N,) or None.
+    train: pictures that PCA is fitted on, (N, C, H, W) by row. valid, test: (n, C, H, W) float32 in 0–1. Labels (N,) are indices
+    into the names of the classes, or None.
     """
 
     name: str
     source: Source
-    train: Tensor
+    train: Pictures
     train_labels: Tensor | None
     valid: Tensor
     test: Tensor
     test_labels: Tensor | None
+    class_names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -198,6 +240,7 @@ def dataset_features(dataset: Dataset, seed: int) -> FeatureData:
         valid=images[order[:held_out]].float() / 255,
         test=dataset.test.images.float() / 255,
         test_labels=dataset.test.labels,
+        class_names=CLASS_NAMES.get(dataset.name, ()),
     )
 
 

@@ -17,6 +17,7 @@ from aecli.batch import atomic_write
 from aecli.device import Compute
 from aecli.errors import AecliError, UsageError
 from aecli.training.data import Source
+from aecli.training.distributed import ALONE, Processes
 from aecli.training.optim import Muon
 
 WARM_UP = 0.02  # share of the run
@@ -80,8 +81,23 @@ class Progress:
         return self.seconds * (1 - self.share) / max(self.share, 1e-9)
 
 
+class _Loss(nn.Module):
+    """A task's loss as a module: what DistributedDataParallel can wrap, whichever methods of the model the task calls."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = task.model, task
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return self.task.loss(x, generator)
+
+
 class Trainer:
-    """One run: the model that is stepped, its moving average, the optimiser and the clock."""
+    """One run: the model that is stepped, its moving average, the optimiser and the clock.
+
+    Every one of several processes holds all of them and takes the same steps, with the mean of all gradients; `batch_size` is
+    each process's own. The first one alone validates, reports and writes.
+    """
 
     def __init__(
         self,
@@ -94,10 +110,11 @@ class Trainer:
         seed: int,
         compute: Compute,
         checkpoint: Path,
+        processes: Processes = ALONE,
     ) -> None:
         if batch_size < 1 or not 0 < lr < math.inf:
             raise UsageError("--batch-size and --lr must be positive")
-        self.task, self.budget, self.compute, self.checkpoint = task, budget, compute, checkpoint
+        self.task, self.budget, self.compute, self.checkpoint, self.processes = task, budget, compute, checkpoint, processes
         self.batch_size, self.lr, self.clip, self.seed = batch_size, lr, clip, seed
         self.model = task.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -106,8 +123,14 @@ class Trainer:
         self.seconds = 0.0  # trained before this session
         self.figures: dict[str, float] = {}
 
+    @property
+    def batch_size_of_all(self) -> int:
+        """Pictures that a step sees."""
+        return self.processes.count * self.batch_size
+
     def run(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> bool:
         """Train until the budget is spent or `should_stop`; True when it was spent. A checkpoint is left either way."""
+        loss_of = self.processes.averaging(_Loss(self.task))
         start = time.monotonic() - self.seconds
         last_checkpoint = last_validation = time.monotonic()
         validation_seconds = 0.0
@@ -115,12 +138,15 @@ class Trainer:
         smooth_loss = math.nan
         while True:
             self.seconds = time.monotonic() - start
-            share = self.budget.share_done(self.step, self.seconds)
-            if share >= 1 or should_stop():
+            share, stop = self.processes.furthest(self.budget.share_done(self.step, self.seconds), should_stop())
+            if share >= 1 or stop:
                 break
-            loss = self._train_step(share)
+            loss = self.processes.mean(self._train_step(loss_of, share))
             if not math.isfinite(loss):
-                raise AecliError(f"training diverged at step {self.step} (the loss is {loss}): pass a smaller --lr")
+                diverged = AecliError(f"training diverged at step {self.step} (the loss is {loss}): pass a smaller --lr")
+                raise self.processes.told(diverged)
+            if not self.processes.leads:
+                continue
             smooth_loss = loss if math.isnan(smooth_loss) else 0.98 * smooth_loss + 0.02 * loss
             now = time.monotonic()
             if now - last_validation > max(2.0, validation_seconds / VALIDATION_SHARE):
@@ -130,10 +156,11 @@ class Trainer:
             if time.monotonic() - last_checkpoint > CHECKPOINT_SECONDS:
                 self.save_checkpoint()
                 last_checkpoint = time.monotonic()
-            rate = (self.step - session_step) * self.batch_size / (time.monotonic() - session_start)
+            rate = (self.step - session_step) * self.batch_size_of_all / (time.monotonic() - session_start)
             on_progress(Progress(self.step, share, smooth_loss, rate, time.monotonic() - start, self.figures))
-        self.figures = self.validate()
-        self.save_checkpoint()
+        if self.processes.leads:
+            self.figures = self.validate()
+            self.save_checkpoint()
         return share >= 1
 
     def validate(self) -> dict[str, float]:
@@ -141,15 +168,16 @@ class Trainer:
         with torch.inference_mode(), self.compute.autocast():
             return self.task.validate(self.ema)
 
-    def _train_step(self, share: float) -> float:
+    def _train_step(self, loss_of: nn.Module, share: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * learning_rate_factor(share)
-        step_seed = self.seed * 1_000_003 + self.step
-        torch.manual_seed(step_seed)  # noise drawn inside models
-        generator = torch.Generator().manual_seed(step_seed)
-        x = self.task.source.batch(self.step, self.batch_size).to(self.compute.device)
+        part = self.processes.part(self.batch_size)
+        seed = _seed(self.seed, self.step, part.start)
+        torch.manual_seed(seed)  # noise drawn inside models
+        generator = torch.Generator().manual_seed(seed)
+        x = self.task.source.batch(self.step, self.batch_size_of_all, part).to(self.compute.device)
         with self.compute.autocast():
-            loss = self.task.loss(x, generator)
+            loss: Tensor = loss_of(x, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
@@ -174,17 +202,18 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "seed": self.seed,
-            "batch_size": self.batch_size,
+            "batch_size": self.batch_size_of_all,
         }
         with atomic_write(self.checkpoint, overwrite=True) as stream:
             torch.save(state, stream)
 
     def load_checkpoint(self) -> None:
         """Go on where a checkpoint stands. Raises AecliError where there is none, or it is of another model, seed or batch size."""
-        state = _read_checkpoint(self.checkpoint)
-        for name, mine in (("seed", self.seed), ("batch_size", self.batch_size)):
-            if state[name] != mine:
-                raise UsageError(f"{self.checkpoint} was trained with --{name.replace('_', '-')} {state[name]}: pass the same")
+        state = self.processes.from_leader(lambda: _read_checkpoint(self.checkpoint))
+        if state["seed"] != self.seed:
+            raise UsageError(f"{self.checkpoint} was trained with --seed {state['seed']}: pass the same")
+        if state["batch_size"] != self.batch_size_of_all:
+            raise UsageError(f"{self.checkpoint} was trained with {self._batches_of(state['batch_size'])}")
         try:
             self.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
@@ -192,6 +221,19 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AecliError(f"{self.checkpoint} is of another model: pass the --arch and options it was started with") from error
         self.step, self.seconds = state["step"], state["seconds"]
+
+    def _batches_of(self, pictures: int) -> str:
+        """How to have as many pictures a step with the processes at hand."""
+        count = self.processes.count
+        if pictures % count:
+            return f"{pictures} pictures a step, which {count} processes cannot share evenly: start another number of them"
+        each = f", {pictures} pictures a step" if count > 1 else ""
+        return f"--batch-size {pictures // count}{each}: pass the same"
+
+
+def _seed(seed: int, step: int, first: int) -> int:
+    """Of the noise of a step's pictures from the `first` on: they and those after it have seeds that no other step has."""
+    return (((seed * 1_000_003 + step) << 20) + first) % 2**63
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
