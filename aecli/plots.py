@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from aecli.batch import atomic_write
 
 if TYPE_CHECKING:
-    from aecli.pca import Comparison
+    from aecli.pca import Comparison, Rate
 
 SMALLEST_TILE = 96  # pixels: digits of 28×28 are enlarged to about this
 GAP = 4
@@ -49,58 +49,122 @@ def to_image(x: Tensor) -> Image.Image:
     return Image.fromarray(np.broadcast_to(array, (*array.shape[:2], 3)).copy())
 
 
+def grid_image(pictures: Tensor, columns: int, *, zoom: int = 1) -> Image.Image:
+    """(n, C, H, W) in 0–1 → one RGB picture, edge to edge, row by row."""
+    count, _, height, width = pictures.shape
+    sheet = Image.new("RGB", (columns * width, -(-count // columns) * height), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(to_image(picture), (i % columns * width, i // columns * height))
+    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST) if zoom > 1 else sheet
+
+
+# --------------------------------------------------------------------------------------------------------- compare-pca
+
+PCA_COLOUR = "#7f7f7f"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe & Ito's, which the colour-blind can tell apart
+MARKERS = "osD^v"
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "svg.fonttype": "path"}
+
+
 def comparison_figure(comparison: Comparison) -> Any:
-    """The figure of compare-pca: error over dimension; rows of originals, PCA, autoencoder; 2-D maps by class.
+    """The figure of compare-pca: error over dimensions and over bytes; rows of originals and reconstructions; 2-D maps by class.
 
     Returns a matplotlib Figure.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
-    maps = comparison.maps
-    figure = Figure(figsize=(12, 9 if maps else 4.6), layout="constrained", dpi=130)
-    halves: Any = figure.subfigures(1 + bool(maps), 1, height_ratios=(1, 1.15)[: 1 + bool(maps)], squeeze=False)[:, 0]
-    left, right = halves[0].subfigures(1, 2, width_ratios=(1, 1.35))
-    _plot_errors(left.subplots(), comparison)
-    _plot_samples(right, comparison)
-    if maps:
-        _plot_maps(halves[1], comparison)
+    shares = [3.4, 0.72 * len(comparison.samples), *([4.4] if comparison.maps else [])]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, sum(shares)), layout="constrained", dpi=160)
+        parts: Any = figure.subfigures(len(shares), 1, height_ratios=shares, hspace=0.03, squeeze=False)[:, 0]
+        left, right = parts[0].subplots(1, 2)
+        _plot_errors(left, comparison)
+        _plot_rates(right, comparison)
+        _plot_samples(parts[1], comparison.samples)
+        if comparison.maps:
+            _plot_maps(parts[2], comparison.maps, comparison.map_labels, comparison.class_names)
     return figure
 
 
+def _looks(comparison: Comparison, method: str) -> dict[str, Any]:
+    place = comparison.methods.index(method)
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
 def _plot_errors(axes: Any, comparison: Comparison) -> None:
-    dims = [row.dim for row in comparison.rows]
-    axes.plot(dims, [row.pca_error for row in comparison.rows], "o-", label="PCA", color="tab:gray")
-    axes.plot(dims, [row.error for row in comparison.rows], "o-", label=comparison.arch, color="tab:blue")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(dims, [str(d) for d in dims])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("latent dimensions")
-    axes.set_ylabel("squared error a picture")
-    axes.set_title(f"Reconstruction of test pictures ({comparison.data})", fontsize=10)
-    axes.grid(alpha=0.3)
+    by_dim = {row.dim: row.pca_error for row in comparison.rows if row.pca_error > 0}
+    axes.plot(*zip(*sorted(by_dim.items()), strict=True) if by_dim else ([], []), "x--", label="PCA", color=PCA_COLOUR)
+    for method in comparison.methods:
+        rows = [row for row in comparison.rows if row.method == method]
+        axes.plot([r.numbers for r in rows], [r.error for r in rows], label=method, **_looks(comparison, method))
+    axes.set(xscale="log", xlabel=_numbers_label(comparison), ylabel="squared error a picture", title=comparison.data)
+    dims = sorted({row.dim for row in comparison.rows if row.active is None})
+    if dims:
+        axes.set_xticks(dims, [str(d) for d in dims])
+        axes.set_xticks([], minor=True)
+    _finish_errors(axes, [row.error for row in comparison.rows])
+
+
+def _numbers_label(comparison: Comparison) -> str:
+    sparse = any(row.active is not None for row in comparison.rows)
+    return "dimensions (of a sparse code: active units)" if sparse else "latent dimensions"
+
+
+def _plot_rates(axes: Any, comparison: Comparison) -> None:
+    """Of each method, what no other size or step of it betters: the fewest bytes for an error."""
+    for method in ("PCA", *comparison.methods):
+        best: list[Rate] = []
+        for rate in sorted((r for r in comparison.rates if r.method == method), key=lambda r: (r.bytes, r.error)):
+            if not best or rate.error < best[-1].error:
+                best.append(rate)
+        looks = {"color": PCA_COLOUR, "marker": "x", "ls": "--"} if method == "PCA" else _looks(comparison, method)
+        axes.plot([r.bytes for r in best], [r.error for r in best], label=method, markersize=4, **looks)
+    axes.set(xscale="log", xlabel="bytes a picture (codes quantised and deflated)", ylabel="squared error a picture")
+    axes.set_title("at equal bytes")
+    _finish_errors(axes, [rate.error for rate in comparison.rates])
+
+
+def _finish_errors(axes: Any, errors: list[float]) -> None:
+    if min(errors) > 0:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.25, which="both", linewidth=0.5)
     axes.legend(frameon=False)
 
 
-def _plot_samples(figure: Any, comparison: Comparison) -> None:
-    count = len(next(iter(comparison.samples.values())))
-    axes = figure.subplots(len(comparison.samples), count, squeeze=False)
-    for row, (label, pictures) in zip(axes, comparison.samples.items(), strict=True):
-        for cell, picture in zip(row, pictures, strict=True):
-            cell.imshow(to_image(picture), interpolation="nearest")
-            cell.set_xticks([])
-            cell.set_yticks([])
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+def _plot_samples(figure: Any, samples: Mapping[str, Tensor]) -> None:
+    axes = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
+    for cell, (label, pictures) in zip(axes, samples.items(), strict=True):
+        cell.imshow(grid_image(pictures, len(pictures)), interpolation="nearest")
+        cell.set(xticks=[], yticks=[])
+        cell.spines[:].set_visible(False)
+        cell.set_ylabel(label, rotation=0, ha="right", va="center")
 
 
-def _plot_maps(figure: Any, comparison: Comparison) -> None:
-    panels = figure.subplots(1, len(comparison.maps))
-    labels = comparison.map_labels
-    for axes, (title, points) in zip(panels, comparison.maps.items(), strict=True):
-        dots = axes.scatter(
-            *points.T, s=5, linewidths=0, alpha=0.7, c=None if labels is None else labels, cmap=None if labels is None else "tab10"
-        )
-        axes.set_title(title, fontsize=10)
-        axes.set_xticks([])
-        axes.set_yticks([])
+def _plot_maps(figure: Any, maps: Mapping[str, np.ndarray], labels: np.ndarray | None, names: Sequence[str]) -> None:
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (title, points) in zip(panels, maps.items(), strict=True):
+        plot_map(axes, title, points, labels, names)
     if labels is not None:
-        figure.legend(*dots.legend_elements(num=None), loc="outside right center", title="class", frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, markerscale=3)
+
+
+def plot_map(axes: Any, title: str, points: np.ndarray, labels: np.ndarray | None, names: Sequence[str]) -> None:
+    """Points (n, 2), coloured by class where there are classes. The dots are drawn as pixels: thousands of paths open slowly."""
+    looks: dict[str, Any] = {"s": 4, "linewidths": 0, "alpha": 0.7, "rasterized": True}
+    if labels is None:
+        axes.scatter(*points.T, color=COLOURS[0], **looks)
+    else:
+        for index in np.unique(labels):
+            name = names[index] if index < len(names) else str(index)
+            axes.scatter(*points[labels == index].T, color=class_colour(int(index)), label=name, **looks)
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def class_colour(index: int) -> str:
+    """The colour of a class, as #rrggbb; ten of them, then again with other shades."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return to_hex(colormaps["tab10" if index < 10 else "tab20b"](index % (10 if index < 10 else 20)))

@@ -48,6 +48,7 @@ class Card:
     scores: Mapping[str, float] = field(default_factory=dict)
     error_quantiles: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
+    resize: int = 0  # whole pictures were reduced to this side; 0: patches, or pictures as they are
     licence: str = "MIT"
 
 

@@ -164,18 +164,36 @@ def test_the_kl_penalty_is_zero_only_where_every_unit_is_active_to_its_share():
         assert penalty.item() == pytest.approx(5 * divergence, abs=1e-4)
 
 
+def test_a_top_k_code_has_so_many_units_active_and_its_refinements_explain_more():
+    torch.manual_seed(0)
+    model = Sparse(SparseConfig(height=8, width=8, latent_dim=60, sparsity="topk:0.1")).requires_grad_(False)
+    x = torch.rand(20, 1, 8, 8)
+    code = model.encode(x)
+    assert (code >= 0).all()
+    assert ((code > 0).sum(dim=1) <= 6).all()
+    assert active_share(code) <= 0.1 + 1e-6
+    once = model.encoder(x.flatten(1)).relu()
+    once = once * (once >= once.topk(6, dim=1).values[:, -1:])
+    assert squared_error(model.decode(code), x).mean() < squared_error(model.decode(once), x).mean()
+    torch.testing.assert_close(model.loss(x, x), squared_error(model.decode(code), x).mean())
+
+
 def test_active_share():
     assert active_share(torch.tensor([[0.0, 0.0, 5.0, 0.04], [0.06, 0.0, 0.0, 0.0]])) == 2 / 8
 
 
-@pytest.mark.parametrize(("text", "parsed"), [("l1:0.05", ("l1", 0.05)), ("l1:0", ("l1", 0)), ("kl:0.5", ("kl", 0.5))])
+@pytest.mark.parametrize(
+    ("text", "parsed"), [("l1:0.05", ("l1", 0.05)), ("l1:0", ("l1", 0)), ("kl:0.5", ("kl", 0.5)), ("topk:0.1", ("topk", 0.1))]
+)
 def test_sparsity_that_is_understood(text, parsed):
     assert parse_sparsity(text) == parsed
 
 
-@pytest.mark.parametrize("text", ["", "l1", "l1:", "l1:x", "l1:-1", "l1:inf", "l1:nan", "kl:0", "kl:1", "kl:nan", "l2:1", "L1:1"])
+@pytest.mark.parametrize(
+    "text", ["", "l1", "l1:", "l1:x", "l1:-1", "l1:inf", "l1:nan", "kl:0", "kl:1", "kl:nan", "topk:0", "topk:1", "l2:1", "L1:1"]
+)
 def test_sparsity_that_is_not(text):
-    with pytest.raises(UsageError, match="give l1:WEIGHT or kl:SHARE"):
+    with pytest.raises(UsageError, match="give topk:SHARE, l1:WEIGHT or kl:SHARE"):
         parse_sparsity(text)
 
 

@@ -1,12 +1,15 @@
-"""`aecli compare-pca`: autoencoders beside principal component analysis, in a table and a figure."""
+"""`aecli compare-pca`: autoencoders beside principal component analysis, in a table, a figure and a file of numbers."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,62 +19,67 @@ from aecli.errors import UsageError
 
 if TYPE_CHECKING:
     from aecli.models import FeatureAutoencoder
-    from aecli.pca import Comparison, Row
+    from aecli.pca import Candidate, Comparison, Row
     from aecli.training import Request
     from aecli.training.data import FeatureData
 
 SMALL = ("dense", "deep", "sparse", "conv", "vae")
+FORMATS = ("png", "svg", "pdf")
+NUMBERS = ("csv", "json")
 
 
 def compare_pca(
-    data: Annotated[str, typer.Option(help="mnist (comes along), fashion-mnist, cifar10, or a folder of pictures.")] = "mnist",
+    data: Annotated[
+        str, typer.Option(help="mnist (comes along), fashion-mnist, cifar10, a folder of pictures, or an .npz or .npy array.")
+    ] = "mnist",
     data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.")] = None,
-    arch: Annotated[str, typer.Option(help=f"What is trained: {', '.join(SMALL)}.")] = "deep",
+    resize: Annotated[int | None, typer.Option(min=1, help="Take whole pictures of a folder, reduced to this side.")] = None,
+    arch: Annotated[str, typer.Option(help=f"What is trained, with commas: {', '.join(SMALL)}.")] = "deep",
     dims: Annotated[str, typer.Option(help="Latent sizes, with commas.")] = "2,8,16,32",
     weights: Annotated[
         list[str] | None, typer.Option("--weights", "-w", help="Take trained weights instead; may be given several times.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Training time a latent size.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data a latent size; 3 if nothing is given.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time of each autoencoder.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data of each; 3 if nothing is given.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The figure (.png, .svg or .pdf); trained weights go beside it.")
+        Path, typer.Option("--output", "-o", help="The figure's name; trained weights and all numbers (.csv, .json) go beside it.")
     ] = Path("compare-pca.png"),
+    format: Annotated[str, typer.Option(help=f"Of the figure, with commas: {', '.join(FORMATS)}.")] = "png,svg",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
-    """Compare autoencoders with PCA at the same latent sizes.
+    """Compare autoencoders with PCA at the same latent sizes, and at the same number of bytes.
 
     [bold]Examples[/bold]
 
     aecli compare-pca
 
-    aecli compare-pca --dims 30 --weights mnist-conv
+    aecli compare-pca --weights mnist-2d --weights mnist-30d --format pdf
 
-    aecli compare-pca --data photos/ --patch-size 16 --dims 8,32 --minutes 5 -o photos.svg
+    aecli compare-pca --arch deep,sparse,vae --dims 2,8,32 --minutes 2
+
+    aecli compare-pca --data photos/ --patch-size 16 --dims 8,32 -o photos.png
     """
     report.configure(printing)
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"{output} is no figure: pass --output NAME.png, .svg or .pdf")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists: pass --overwrite or another --output")
-    if arch not in SMALL:
-        raise UsageError(f"--arch {arch} has no latent size to compare: give one of {', '.join(SMALL)}")
+    results = _results(output, format, overwrite)
+    archs = _parse_archs(arch)
 
-    from aecli.pca import check_dims, compare
+    from aecli.pca import Candidate, check_dims, compare
     from aecli.training import Request, feature_data
 
     request = Request(
-        arch=arch,
+        arch=archs[0],
         output=output,
         compute=running.compute(),
         data=data,
         data_root=data_root,
         download=download,
         patch_size=patch_size,
+        resize=resize,
         epochs=3.0 if minutes is None and epochs is None else epochs,
         minutes=minutes,
         seed=seed,
@@ -80,15 +88,38 @@ def compare_pca(
     )
     feature = feature_data(request)
     if weights:
-        models, name = _load_all(weights, feature)
+        candidates = _load_all(weights, feature)
     else:
         sizes = _parse_dims(dims)
         check_dims(sizes, feature)
-        models, name = {dim: _train_one(request, dim) for dim in sizes}, arch
-    check_dims(list(models), feature)
-    comparison = compare(models, feature, name)
-    _write_figure(comparison, output, overwrite)
-    _print(comparison, output)
+        candidates = [Candidate(name, _train_one(request, name, dim)) for name in archs for dim in sizes]
+    comparison = compare(candidates, feature)
+    _write(comparison, results, overwrite)
+    _print(comparison, results)
+
+
+def _results(output: Path, format: str, overwrite: bool) -> dict[str, Path]:
+    """The files to be written, by kind. Raises UsageError before any work."""
+    formats = format.split(",")
+    unknown = [f for f in formats if f not in FORMATS]
+    if unknown:
+        raise UsageError(f"--format {format} is not known: give some of {', '.join(FORMATS)}, with commas")
+    base = output.with_suffix("") if output.suffix[1:] in FORMATS else output
+    if output.suffix[1:] in FORMATS and output.suffix[1:] not in formats:
+        formats = [output.suffix[1:], *formats]
+    results = {kind: base.with_name(f"{base.name}.{kind}") for kind in (*formats, *NUMBERS)}
+    there = [path for path in results.values() if path.exists()]
+    if there and not overwrite:
+        raise UsageError(f"{there[0]} exists: pass --overwrite or another --output")
+    return results
+
+
+def _parse_archs(text: str) -> list[str]:
+    archs = list(dict.fromkeys(text.split(",")))
+    unknown = [arch for arch in archs if arch not in SMALL]
+    if unknown:
+        raise UsageError(f"--arch {unknown[0]} has no latent size to compare: give some of {', '.join(SMALL)}")
+    return archs
 
 
 def _parse_dims(text: str) -> list[int]:
@@ -98,59 +129,92 @@ def _parse_dims(text: str) -> list[int]:
         raise UsageError(f"--dims {text} is not a list of whole numbers: give for example 2,8,16,32") from None
 
 
-def _load_all(names: list[str], data: FeatureData) -> tuple[dict[int, FeatureAutoencoder], str]:
+def _load_all(names: list[str], data: FeatureData) -> list[Candidate]:
+    """Trained weights, called by their architecture where that tells them apart at each size, else by their names."""
+    from aecli.pca import Candidate
+
+    loaded = [load_for(name, data) for name in names]
+    archs = [(arch, model.config.latent_dim) for arch, _, model in loaded]
+    alike = len(set(archs)) == len(archs)
+    return [Candidate(arch if alike else name, model) for arch, name, model in loaded]
+
+
+def load_for(name: str, data: FeatureData) -> tuple[str, str, FeatureAutoencoder]:
+    """(architecture, name, model) of trained weights. Raises UsageError where they do not take such pictures."""
     from aecli.models import FeatureAutoencoder
     from aecli.weights import load_weights
 
-    models: dict[int, FeatureAutoencoder] = {}
-    for name in names:
-        loaded = load_weights(name)
-        config = loaded.card.config
-        if not isinstance(loaded.model, FeatureAutoencoder):
-            raise UsageError(f"weights {name} have no latent size to compare ({loaded.card.arch}): pass a feature autoencoder's")
-        if (config["channels"], config["height"], config["width"]) != data.shape:
-            shape = "×".join(map(str, data.shape))
-            raise UsageError(f"weights {name} do not take the pictures of {data.name} ({shape}): pass other --data")
-        if config["latent_dim"] in models:
-            raise UsageError(f"two weights have {config['latent_dim']} dimensions: pass one --weights for each size")
-        models[config["latent_dim"]] = loaded.model
-    return models, "autoencoder" if len(names) > 1 else Path(names[0]).stem
+    loaded = load_weights(name)
+    config = loaded.card.config
+    if not isinstance(loaded.model, FeatureAutoencoder):
+        raise UsageError(f"weights {name} have no latent size to compare ({loaded.card.arch}): pass a feature autoencoder's")
+    if (config["channels"], config["height"], config["width"]) != data.shape:
+        shape = "×".join(map(str, data.shape))
+        raise UsageError(f"weights {name} do not take the pictures of {data.name} ({shape}): pass other --data")
+    return loaded.card.arch, loaded.name, loaded.model
 
 
-def _train_one(request: Request, dim: int) -> FeatureAutoencoder:
+def _train_one(request: Request, arch: str, dim: int) -> FeatureAutoencoder:
+    path = request.output.with_name(f"{request.output.stem}-{arch}-{dim}.safetensors")
+    report.say(f"training {arch} with {dim} dimension{'s' * (dim > 1)} → {path}")
+    return train_and_load(dataclasses.replace(request, arch=arch, latent_dim=dim, output=path))
+
+
+def train_and_load(request: Request) -> FeatureAutoencoder:
+    """Train, with progress shown, and take the weights file that is left. Raises KeyboardInterrupt if it was stopped."""
     from aecli.cli.train import show_progress, stop_on_interrupt
     from aecli.training import train
     from aecli.weights import load_weights
 
-    path = request.output.with_name(f"{request.output.stem}-{request.arch}-{dim}.safetensors")
-    report.say(f"training {request.arch} with {dim} dimensions → {path}")
     with show_progress() as show, stop_on_interrupt() as interrupted:
-        result = train(dataclasses.replace(request, latent_dim=dim, output=path), show, interrupted)
+        result = train(request, show, interrupted)
     if not result.finished:
         raise KeyboardInterrupt
-    return load_weights(path).model  # type: ignore[return-value]
+    return load_weights(request.output).model  # type: ignore[return-value]
 
 
-def _write_figure(comparison: Comparison, output: Path, overwrite: bool) -> None:
+def _write(comparison: Comparison, results: dict[str, Path], overwrite: bool) -> None:
     from aecli.batch import atomic_write
+    from aecli.pca import table_of
     from aecli.plots import comparison_figure
 
-    with atomic_write(output, overwrite=overwrite) as stream:
-        comparison_figure(comparison).savefig(stream, format=output.suffix[1:])
+    lines = table_of(comparison)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(lines[0]))
+    writer.writeheader()
+    writer.writerows(lines)
+    figure = comparison_figure(comparison)
+    for kind, path in results.items():
+        with atomic_write(path, overwrite=overwrite) as stream:
+            if kind == "csv":
+                stream.write(text.getvalue().encode())
+            elif kind == "json":
+                stream.write((json.dumps(_numbers(comparison), indent=1, allow_nan=False) + "\n").encode())
+            else:
+                figure.savefig(stream, format=kind)
 
 
-def _print(comparison: Comparison, output: Path) -> None:
-    columns = ("dimensions", "PCA error", "error", "ratio", "PCA PSNR", "PSNR", "PCA k-NN", "k-NN")
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "data": comparison.data,
+        "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in comparison.rows],
+        "rates": [dataclasses.asdict(rate) for rate in comparison.rates],
+    }
+
+
+def _print(comparison: Comparison, results: dict[str, Path]) -> None:
+    columns = ("autoencoder", "dimensions", "PCA error", "error", "ratio", "PCA PSNR", "PSNR", "PCA k-NN", "k-NN")
     if report.as_json():
-        rows = [{**dataclasses.asdict(row), "ratio": row.ratio} for row in comparison.rows]
-        report.answer("", {"data": comparison.data, "arch": comparison.arch, "figure": str(output), "rows": rows})
+        report.answer("", {**_numbers(comparison), "files": [str(path) for path in results.values()]})
         return
-    title = f"{comparison.arch} and PCA on {comparison.data}; squared error summed over pixels, mean over test pictures"
+    title = f"Autoencoder and PCA on {comparison.data}; squared error summed over pixels, mean over test pictures"
     report.table(columns, [_cells(row) for row in comparison.rows], title=title, to_stdout=True)
-    report.say(f"figure: {output}")
+    report.say("written: " + ", ".join(str(path) for path in results.values()))
 
 
 def _cells(row: Row) -> list[str]:
     accuracies = [f"{a:.1%}" if a is not None else "–" for a in (row.pca_accuracy, row.accuracy)]
-    errors = [f"{row.pca_error:.3f}", f"{row.error:.3f}", f"{row.ratio:.3f}"]
-    return [str(row.dim), *errors, f"{row.pca_psnr:.2f}", f"{row.psnr:.2f}", *accuracies]
+    size = str(row.dim) if row.active is None else f"{row.dim}, {row.active:.1f} active"
+    ratio = "–" if row.ratio is None else f"{row.ratio:.3f}"
+    errors = [f"{row.pca_error:.3f}", f"{row.error:.3f}", ratio]
+    return [row.method, size, *errors, f"{row.pca_psnr:.2f}", f"{row.psnr:.2f}", *accuracies]
