@@ -1,10 +1,10 @@
 """How fast `aecli denoise` is: beside DnCNN and FFDNet, as a share of the machine's peak, over sizes, and as a whole command.
 
-DnCNN-colour (Zhang et al. 2017: 20 layers of 64 channels) and FFDNet-colour (Zhang et al. 2018: 12 layers of 96 channels at half
-the resolution) have random weights, batch normalisation merged: their speed does not depend on what they learned. All networks
-run in alternation, in the same process, with the same threads and precision. The ratios are medians of the rounds' own.
+DnCNN-colour (Zhang et al. 2017: 20 layers of 64 channels) and FFDNet-colour (Zhang et al. 2018: 12 layers of 96 channels at
+half the resolution) have random weights and merged batch normalisation: their speed does not depend on what they learned. All
+networks run in alternation, in one process, with the same threads and precision; ratios are medians of the rounds' own.
 
-usage: python benchmarks/denoise_speed.py [--side 1024] [--rounds N] [--megapixels 1,4,16] [--precision P] [--threads N] [--json FILE]
+usage: python benchmarks/denoise_speed.py [--side N] [--rounds N] [--megapixels 1,4,16] [--precision P] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def plain_network(inputs: int, outputs: int, width: int, layers: int) -> nn.Sequ
     """`layers` 3×3 convolutions with ReLU between them."""
     sizes = [inputs, *[width] * (layers - 1), outputs]
     chain: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in pairwise(sizes):
         chain += [nn.Conv2d(a, b, 3, padding=1), nn.ReLU(inplace=True)]
     return nn.Sequential(*chain[:-1])
 
@@ -165,7 +166,7 @@ def rows(seconds: dict[str, list[float]], work: dict[str, float], side: int, pea
 
 
 def whole_command(megapixels: float, args) -> tuple[float, float, float, float]:  # type: ignore[no-untyped-def]
-    """(megapixels, wall seconds, seconds within main, resident gigabytes) of `aecli denoise` on a 4:3 picture of noise over a ramp."""
+    """(megapixels, wall seconds, seconds in main, resident gigabytes) of `aecli denoise` on 4:3 pixels of noise over a ramp."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     width = round(megapixels * 1e6 / height)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What `aecli denoise` does, blind, to noise that is not white and Gaussian: PSNR before and after, beside BM3D and non-local means.
+"""What `aecli denoise` does, blind, to noise that is not white and Gaussian, beside BM3D and non-local means.
 
 The kinds are those of the training mixture (aecli/training/noise.py) at two strengths, on pictures that took no part in
 training, clipped and rounded to 8 bits. The peers are told the true root mean square of the noise; aecli is told nothing.

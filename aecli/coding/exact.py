@@ -8,7 +8,7 @@ nothing can be rounded differently (the integer networks of Ballé, Johnston & M
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -27,23 +27,21 @@ class ExactNetwork:
     """A chain of convolutions, ReLU and pixel shuffle, evaluated exactly on the CPU."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._layers: list[_ExactConv | nn.ReLU | nn.PixelShuffle] = []
+        self._layers: list[Callable[[Tensor], Tensor]] = []
         for layer in _leaves(network):
             if isinstance(layer, nn.Conv2d):
                 self._layers.append(_ExactConv(layer))
-            elif isinstance(layer, nn.ReLU | nn.PixelShuffle):
+            elif isinstance(layer, nn.ReLU) and self._layers:  # in place: never the first, which reads what the caller gave
+                self._layers.append(torch.relu_)
+            elif isinstance(layer, nn.PixelShuffle):
                 self._layers.append(layer)
             else:
                 raise TypeError(f"{type(layer).__name__} has no exact form")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Fixed-point numbers (`to_fixed`) in, fixed-point numbers out; (B, C, H, W) float64."""
-        given = x
         for layer in self._layers:
-            if not isinstance(layer, nn.ReLU):
-                x = layer(x)
-            else:  # in place, but for what the caller gave
-                x = x.relu() if x is given else x.relu_()
+            x = layer(x)
         return x
 
 
