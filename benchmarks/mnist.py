@@ -1,7 +1,8 @@
 """What the small shipped autoencoders make of MNIST's 10,000 test digits, beside PCA fitted on the 60,000 training digits.
 
 Squared error summed over the 784 pixels (0–1), averaged over the digits: the measure of Hinton & Salakhutdinov (2006). For
-sparse weights also the share of active units, for denoising ones the PSNR before and after.
+sparse weights also the share of active units, for 2-D ones how well neighbours tell the class, for denoising ones the PSNR
+before and after.
 
 usage: python benchmarks/mnist.py [WEIGHTS …] [--figure FILE] [--threads N] [--json FILE]
 """
@@ -20,14 +21,15 @@ import aecli
 from aecli import device
 from aecli.errors import AecliError
 from aecli.models import FeatureAutoencoder
-from aecli.training.data import load_dataset
+from aecli.training.data import Dataset, load_dataset
 from aecli.training.features import corrupt, evaluate
 from aecli.training.noise import parse_noise
 from aecli.weights import Weights
 
-NAMES = ("mnist-dense", "mnist-conv", "mnist-sparse", "mnist-denoise")
+NAMES = ("mnist-2d", "mnist-30d", "mnist-dense", "mnist-conv", "mnist-sparse", "mnist-denoise")
 PAPER_DIM = 30  # the size of code in Hinton & Salakhutdinov's comparison with PCA
 DIGITS = 10  # in the figure
+NEIGHBOUR_FIT = 20_000
 
 
 def main() -> None:
@@ -42,7 +44,11 @@ def main() -> None:
     data = load_dataset("mnist")
     test = data.test.images.float() / 255
     rows = [measure(weights, test) for weights in found]
-    pca = pca_errors(data.train.images, data.test.images, {PAPER_DIM, *(row["latent_dim"] for row in rows)})
+    for row, weights in zip(rows, found, strict=True):
+        if row["latent_dim"] == 2:
+            row["neighbours"] = neighbours(weights, data)
+    sizes = {row["latent_dim"] for row in rows if row["latent_dim"] <= test[0].numel()}  # a sparse code may be longer than that
+    pca = pca_errors(data.train.images, data.test.images, {PAPER_DIM, *sizes})
     print(machine("fp32", *found), end="\n\n")
     print(table(["weights", "code", "squared error", "PCA, same code", f"PCA, {PAPER_DIM}-d", "also"], cells(rows, pca)))
     write_json(args.json, {"machine": machine("fp32", *found), "rows": rows, "pca": pca})
@@ -87,7 +93,7 @@ def cells(rows: list[dict[str, Any]], pca: dict[int, float]) -> list[list[str]]:
             row["weights"],
             str(row["latent_dim"]),
             f"{row['squared_error']:.2f}",
-            f"{pca[row['latent_dim']]:.2f}",
+            f"{pca[row['latent_dim']]:.2f}" if row["latent_dim"] in pca else "",
             f"{pca[PAPER_DIM]:.2f}",
             remark(row),
         ]
@@ -95,7 +101,24 @@ def cells(rows: list[dict[str, Any]], pca: dict[int, float]) -> list[list[str]]:
     ]
 
 
+def neighbours(weights: Weights, data: Dataset) -> float:
+    """Share of test digits whose class ten nearest training codes tell (of 20,000); nothing else saw a label."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    model = weights.model
+    assert isinstance(model, FeatureAutoencoder)
+    with torch.inference_mode():
+        known, asked = (
+            torch.cat([model.encode(part.float() / 255).float() for part in images.split(1000)]).numpy()
+            for images in (data.train.images[:NEIGHBOUR_FIT], data.test.images)
+        )
+    classifier = KNeighborsClassifier(10).fit(known, data.train.labels[:NEIGHBOUR_FIT].numpy())
+    return float(classifier.score(asked, data.test.labels.numpy()))
+
+
 def remark(row: dict[str, Any]) -> str:
+    if "neighbours" in row:
+        return f"{row['neighbours']:.1%} of the classes told by 10 neighbours"
     if "active_share" in row:
         return f"{row['active_share']:.1%} of the units active"
     if "psnr_noisy" in row:

@@ -98,7 +98,16 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_carries_weights_and_mnist(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("mnist-dense", "mnist-conv", "mnist-sparse", "mnist-denoise", "photo-denoise", "photo-codec"):
+    for name in (
+        "mnist-2d",
+        "mnist-30d",
+        "mnist-dense",
+        "mnist-conv",
+        "mnist-sparse",
+        "mnist-denoise",
+        "photo-denoise",
+        "photo-codec",
+    ):
         assert f"aecli/_weights/{name}.safetensors" in names
     assert "aecli/data/mnist/train-images-idx3-ubyte.gz" in names
 

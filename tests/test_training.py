@@ -115,7 +115,7 @@ def test_large_pictures_are_drawn_more_often_and_small_ones_not_at_all(tmp_path)
     assert len(source) == (60 * 60 + 30 * 30) // 20**2  # patches that would cover them
     levels = (source.batch(0, 1000)[:, 0, 0, 0] * 255).round().tolist()
     assert set(levels) == {200, 100}
-    assert levels.count(200) / 1000 == pytest.approx(0.8, abs=0.05)
+    assert levels.count(200) / 1000 == pytest.approx(60 / (60 + 30), abs=0.05)  # as the roots of their areas
 
 
 def test_a_share_of_patches_is_grey(photo_folder):
