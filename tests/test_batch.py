@@ -563,9 +563,10 @@ def test_an_interrupt_passes_and_cleans_up():
 
 def test_ctrl_c_leaves_no_half_result_behind():
     script = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from aecli.batch import Job, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 def work(job, stream):
     stream.write(b"half"); stream.flush()
     print("started", flush=True)

@@ -1,6 +1,8 @@
 """The program as a process: start-up, pipes, signals, the wheel."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +87,22 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     assert not (tmp_path / "mnist-dense.safetensors").exists()
 
 
+def test_sigterm_drops_the_file_at_hand_and_keeps_the_others(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(50):
+        shutil.copy(DATA / "noisy.png", tmp_path / "in" / f"{number:02}.png")
+    command = [*PROGRAM, "denoise", "in", "-o", "out", "--json", "--threads", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = json.loads(process.stdout.readline())
+    process.terminate()
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "told to end; results that are there are whole" in errors
+    reported = [first["output"], *(json.loads(line)["output"] for line in rest.splitlines())]
+    assert sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "out").iterdir()) == reported
+    assert len(reported) < 50
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
@@ -101,6 +119,7 @@ def test_the_wheel_carries_weights_and_mnist(wheel):
     for name in (
         "mnist-2d",
         "mnist-30d",
+        "fashion-30d",
         "mnist-dense",
         "mnist-conv",
         "mnist-sparse",

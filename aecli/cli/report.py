@@ -6,6 +6,7 @@ Results go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,12 +23,17 @@ from aecli.errors import AecliError, UsageError
 
 
 class ExitStatus(IntEnum):
-    """0 all done, 1 some failed, 2 wrong usage, 130 interrupted."""
+    """0 all done, 1 some failed, 2 wrong usage, 130 interrupted, 143 told to end."""
 
     OK = 0
     FAILED = 1
     USAGE = 2
     INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, so that what is half written goes."""
 
 
 _printing = Printing()
@@ -104,8 +110,9 @@ def errors_as_sentences() -> Iterator[None]:
         complain(str(error) or "there is not enough memory")
         raise typer.Exit(ExitStatus.USAGE if isinstance(error, UsageError) else ExitStatus.FAILED) from error
     except KeyboardInterrupt as error:
-        complain("interrupted; results that are there are whole")
-        raise typer.Exit(ExitStatus.INTERRUPTED) from error
+        terminated = isinstance(error, Terminated)
+        complain(f"{'told to end' if terminated else 'interrupted'}; results that are there are whole")
+        raise typer.Exit(ExitStatus.TERMINATED if terminated else ExitStatus.INTERRUPTED) from error
 
 
 def _show_traceback(error: BaseException | None) -> None:
@@ -138,7 +145,7 @@ def run_batch(
     """Do the jobs, say what became of each, and exit with status 1 if any failed."""
     counts = {"done": 0, "skipped": 0, "failed": 0}
     outcomes = batch.run(jobs, work, overwrite=files.overwrite, skip_existing=files.skip_existing, stdout=sys.stdout.buffer)
-    with _progress(len(jobs)) as advance:
+    with _ending_when_told(), _progress(len(jobs)) as advance:
         for outcome in outcomes:
             counts[outcome.status] += 1
             _show_outcome(outcome, describe)
@@ -147,6 +154,18 @@ def run_batch(
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
     if counts["failed"]:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+@contextmanager
+def _ending_when_told() -> Iterator[None]:
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show_outcome(outcome: batch.Outcome, describe: Callable[[Mapping[str, Any]], str]) -> None:
