@@ -176,7 +176,7 @@ def _load(path: Path, **options: Any) -> Any:
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist: check --data") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise AecliError(f"{path} cannot be read as an array of numbers ({error}): write it again with numpy.save") from error
+        raise AecliError(f"{path} cannot be read as an array of numbers: write it again with numpy.save") from error
 
 
 def _member(members: Any, wanted: Sequence[str], path: Path) -> np.ndarray | None:
