@@ -60,6 +60,7 @@ def encode(
     compute = running.compute()
     coder = coder_for(load_weights(weights, compute.device), compute)
     check_options(coder, wanted)
+    knows_errors = bool(coder.weights.card.error_quantiles)
 
     def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
         source = read_bytes(job, sys.stdin.buffer)
@@ -81,8 +82,15 @@ def encode(
             from aecli.scores import scores
 
             info |= scores(decode_picture(data, job.name, lambda _: coder), with_8_bits(picture), multi_scale=True)
+        unlike = []
+        if knows_errors:
+            from aecli.anomalies import judge
+
+            info["unlike_training_data"] = judge(picture, coder.weights, compute).unlike
+            if info["unlike_training_data"]:
+                unlike = [f"unlike what {coder.weights.name} was trained on"]
         reduced = ["16 bits a channel were rounded to 8"] if picture.pixels.dtype.itemsize == 2 else []
-        return info | {"notes": [*picture.notes, *reduced]}
+        return info | {"notes": [*picture.notes, *reduced, *unlike]}
 
     report.run_batch(jobs, work, files, _describe)
 
