@@ -60,7 +60,8 @@ def encode(
     compute = running.compute()
     coder = coder_for(load_weights(weights, compute.device), compute)
     check_options(coder, wanted)
-    knows_errors = bool(coder.weights.card.error_quantiles)
+    card = coder.weights.card
+    knows_errors = bool(card.error_quantiles) and not card.resize  # those of whole pictures say nothing of patches
 
     def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
         source = read_bytes(job, sys.stdin.buffer)
