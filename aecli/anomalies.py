@@ -13,7 +13,7 @@ import numpy as np
 from aecli.device import Compute
 from aecli.errors import UsageError
 from aecli.images import Picture
-from aecli.models.dense import FeatureAutoencoder, squared_error
+from aecli.models.dense import FeatureAutoencoder
 from aecli.patches import from_patches, in_batches, to_patches, to_tensor
 from aecli.weights import Weights
 
@@ -36,34 +36,36 @@ class Verdict:
     heat: np.ndarray
 
 
-def check_knows_errors(weights: Weights) -> None:
-    """Raises UsageError for weights that cannot tell what is unlike their training data."""
-    if not isinstance(weights.model, FeatureAutoencoder):
-        raise UsageError(f"weights {weights.name} are no feature autoencoder ({weights.card.arch}): train one with aecli train")
-    if QUANTILE not in weights.card.error_quantiles:
-        raise UsageError(f"weights {weights.name} do not tell the errors of their training data: train them again")
+def knows_errors(weights: Weights) -> bool:
+    """Whether weights can tell what is unlike their training data, patch by patch; errors of whole, reduced pictures cannot."""
+    card = weights.card
+    return isinstance(weights.model, FeatureAutoencoder) and QUANTILE in card.error_quantiles and not card.resize
 
 
 def judge(picture: Picture, weights: Weights, compute: Compute) -> Verdict:
     """Compare a picture with what the weights were trained on.
 
-    Raises UsageError as `check_knows_errors`, AecliError for a picture smaller than the autoencoder's.
+    Raises UsageError for weights of which `knows_errors` is false, AecliError for a picture smaller than the autoencoder's.
     """
-    check_knows_errors(weights)
     model = weights.model
-    assert isinstance(model, FeatureAutoencoder)
+    if not (isinstance(model, FeatureAutoencoder) and knows_errors(weights)):
+        raise UsageError(
+            f"weights {weights.name} cannot tell what is unlike their training data: pass a feature autoencoder's, trained on "
+            "pictures or patches of the size that they are"
+        )
     patches, grid = to_patches(to_tensor(picture.pixels), model.config, weights.name)
-    restored = in_batches(model, patches, compute)
-    errors = squared_error(restored, patches) / patches[0].numel()
+    squared = (in_batches(model, patches, compute) - patches).square()
+    errors = squared.flatten(1).mean(dim=1)
     limit = weights.card.error_quantiles[QUANTILE]
-    heat = from_patches((restored - patches).square().mean(dim=1, keepdim=True), grid, channels=1)[0]
     beyond = int((errors > limit).sum())
+    heat = from_patches(squared.mean(dim=1, keepdim=True), grid, channels=1)[0]
     return Verdict(errors.mean().item(), limit, _more_than_chance(beyond, len(errors)), heat.numpy())
 
 
 def _more_than_chance(beyond: int, count: int) -> bool:
-    """Whether so many of `count` patches are beyond the quantile in at most as many pictures as single patches are."""
+    """Whether so many of `count` patches are beyond the limit in at most one in a thousand pictures like the training data."""
     from scipy.special import bdtrc
 
     rare = 1 - float(QUANTILE)
+    # A single patch beyond the limit is exactly as rare as that: rounding must not decide.
     return beyond > 0 and bool(bdtrc(beyond - 1, count, rare) <= rare * 1.0001)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from aecli.anomalies import judge
+from aecli.anomalies import judge, knows_errors
 from aecli.device import select
 from aecli.errors import UsageError
 from aecli.images import Picture
@@ -45,3 +47,10 @@ def test_one_strange_patch_among_many_digits_is_noticed() -> None:
 def test_weights_without_errors_are_refused() -> None:
     with pytest.raises(UsageError, match="feature autoencoder"):
         judge(picture(digits(1)[0]), load_weights("photo-denoise"), select("cpu", "fp32", 1))
+
+
+def test_weights_of_whole_pictures_or_without_the_quantile_do_not_judge_patches() -> None:
+    weights = load_weights("mnist-conv")
+    assert knows_errors(weights)
+    assert not knows_errors(replace(weights, card=replace(weights.card, resize=28)))
+    assert not knows_errors(replace(weights, card=replace(weights.card, error_quantiles={"0.5": 0.002})))

@@ -53,6 +53,7 @@ def encode(
     report.configure(printing)
     jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz")
 
+    from aecli.anomalies import judge, knows_errors
     from aecli.compression import check_options, coder_for, decode_picture, describe, encode_picture
     from aecli.weights import load_weights
 
@@ -60,8 +61,7 @@ def encode(
     compute = running.compute()
     coder = coder_for(load_weights(weights, compute.device), compute)
     check_options(coder, wanted)
-    card = coder.weights.card
-    knows_errors = bool(card.error_quantiles) and not card.resize  # those of whole pictures say nothing of patches
+    can_judge = knows_errors(coder.weights)
 
     def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
         source = read_bytes(job, sys.stdin.buffer)
@@ -83,15 +83,14 @@ def encode(
             from aecli.scores import scores
 
             info |= scores(decode_picture(data, job.name, lambda _: coder), with_8_bits(picture), multi_scale=True)
-        unlike = []
-        if knows_errors:
-            from aecli.anomalies import judge
-
+        notes = [*picture.notes]
+        if picture.pixels.dtype.itemsize == 2:
+            notes.append("16 bits a channel were rounded to 8")
+        if can_judge:
             info["unlike_training_data"] = judge(picture, coder.weights, compute).unlike
             if info["unlike_training_data"]:
-                unlike = [f"unlike what {coder.weights.name} was trained on"]
-        reduced = ["16 bits a channel were rounded to 8"] if picture.pixels.dtype.itemsize == 2 else []
-        return info | {"notes": [*picture.notes, *reduced, *unlike]}
+                notes.append(f"unlike what {coder.weights.name} was trained on")
+        return info | {"notes": notes}
 
     report.run_batch(jobs, work, files, _describe)
 
