@@ -65,6 +65,28 @@ def test_what_cannot_be_built_is_a_sentence(arch, config, message):
 # -------------------------------------------------------------------------------------------------- feature autoencoders
 
 
+def test_a_code_of_two_numbers_is_never_worse_than_the_encoders_own_nor_than_any_of_the_codebook():
+    torch.manual_seed(0)
+    model = build("deep", {"latent_dim": 2, "hidden": [20, 10], "height": 8, "width": 8})
+    x = torch.rand(50, 1, 8, 8)
+    own = squared_error(model.decode(model.train().encode(x)), x)
+    model.codebook.normal_(std=5)
+    found = squared_error(model.eval()(x), x)
+    best_known = torch.cdist(x.flatten(1), model.decode(model.codebook).flatten(1)).square().min(dim=1).values
+    assert torch.allclose(found, torch.minimum(own, best_known), atol=1e-4)
+    assert (found < own - 1e-3).any()
+
+
+def test_a_picture_of_the_codebook_has_its_own_code():
+    torch.manual_seed(0)
+    model = build("deep", {"latent_dim": 3, "hidden": [20, 10], "height": 8, "width": 8}).eval()
+    images = torch.rand(len(model.codebook), 1, 8, 8)
+    model.fill_codebook(images)
+    assert torch.allclose(model.codebook, model.encoder(images.flatten(1)))
+    decoded = model.decode(model.codebook[:20]).detach()
+    assert squared_error(model(decoded), decoded).max() < 1e-3
+
+
 @pytest.mark.parametrize("arch", FEATURES)
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 13, 10)])
 def test_feature_autoencoders_take_and_give_pictures_and_codes(arch, channels, height, width):

@@ -17,11 +17,13 @@ from aecli.errors import UsageError
 from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
 from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
+from aecli.models.dense import CODEBOOK, Deep
 from aecli.training import arrays, features
 from aecli.training.data import (
     NAMES,
     FeatureData,
     FolderSource,
+    as_unit,
     central_crops,
     dataset_features,
     folder_features,
@@ -142,8 +144,7 @@ def train(
     if not finished or not processes.leads:
         return Result(finished, request.output, trainer.step)
     model = trainer.ema
-    if isinstance(model, Codec):
-        fill_tables(model)
+    session.finish(model)
     with torch.inference_mode():
         scores, samples, quantiles = session.measure(model)
     card = card_of(
@@ -171,6 +172,7 @@ class _Session:
     data_name: str
     card_task: str
     colour_mode: str
+    finish: Callable[[Any], None]  # what a model keeps beside its weights
     measure: Callable[[Any], tuple[dict[str, float], dict[str, Tensor], dict[str, float]]]
 
 
@@ -253,12 +255,16 @@ def _photo_session(request: Request) -> _Session:
     source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
     task = DenoiserTask(model, source, valid) if isinstance(model, Denoiser) else CodecTask(model, source, valid)
 
+    def finish(model: Any) -> None:
+        if isinstance(model, Codec):
+            fill_tables(model)
+
     def measure(model: Any) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
         with request.compute.autocast():
             return task.validate(model), _photo_samples(model, valid, request.compute), {}
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
-    return _Session(task, f"{len(source.paths)} pictures of {Path(request.data).name}", card_task, "rgb", measure)
+    return _Session(task, f"{len(source.paths)} pictures of {Path(request.data).name}", card_task, "rgb", finish, measure)
 
 
 def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Compute) -> dict[str, Tensor]:
@@ -297,6 +303,11 @@ def _feature_session(request: Request) -> _Session:
     model: FeatureAutoencoder = _model(request, config)
     noise = request.noise
 
+    def finish(model: FeatureAutoencoder) -> None:
+        if isinstance(model, Deep) and model.searches:
+            rows = torch.linspace(0, len(data.train) - 1, CODEBOOK).long()
+            model.fill_codebook(as_unit(data.train[rows]).to(request.compute.device))
+
     def measure(model: FeatureAutoencoder) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
         model = model.to("cpu")
         clean, noisy = data.test[:SAMPLES], features.corrupt(data.test, noise)[:SAMPLES]
@@ -306,7 +317,7 @@ def _feature_session(request: Request) -> _Session:
 
     card_task = "denoise" if noise else "features"
     task = features.FeatureTask(model, data.source, data.valid, noise)
-    return _Session(task, data.name, card_task, "grey" if channels == 1 else "rgb", measure)
+    return _Session(task, data.name, card_task, "grey" if channels == 1 else "rgb", finish, measure)
 
 
 __all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "feature_data", "train"]
