@@ -9,15 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from aecli.device import Compute
 from aecli.errors import UsageError
-from aecli.images import Picture
+from aecli.images import Picture, with_8_bits
+from aecli.models.codec import Codec
 from aecli.models.dense import FeatureAutoencoder
-from aecli.patches import from_patches, in_batches, to_patches, to_tensor
+from aecli.patches import Grid, Shape, from_patches, in_batches, reduced, to_patches, to_tensor
 from aecli.weights import Weights
 
 QUANTILE = "0.999"
+QUANTILES = (0.5, 0.9, 0.99, 0.999)
+PHOTO_PATCH = Shape(channels=3, height=128, width=128)  # what photographs are judged by
+PHOTO_BATCH = 16
+EVIDENCE_SIDE = 512
+GLANCE = 8  # patches of a photograph that tell enough beside an encoding
 
 
 @dataclass(frozen=True)
@@ -25,47 +34,140 @@ class Verdict:
     """How far a picture is from the training data.
 
     error: mean squared error of the reconstruction, values in 0–1, mean over the picture's patches.
-    limit: the error that one in a thousand held-out training pictures exceeds.
+    limit: the error that one in a thousand held-out training patches exceeds.
     unlike: whether more of the patches exceed the limit than chance allows (one picture in a thousand).
-    heat: (H, W) float32, the squared error of every pixel, mean over channels.
     """
 
     error: float
     limit: float
     unlike: bool
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The larger, the stranger. One strange patch in a large picture hardly moves its mean, so `unlike` comes first."""
+        return self.unlike, self.error
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A verdict's reasons, for people to look at, reduced to at most 512 pixels a side.
+
+    seen: RGB, the picture as the autoencoder was shown it; reconstruction: the same; heat: (H, W) float32, the squared error of
+    every pixel, mean over channels.
+    """
+
+    seen: Image.Image
+    reconstruction: Image.Image
     heat: np.ndarray
 
 
 def knows_errors(weights: Weights) -> bool:
-    """Whether weights can tell what is unlike their training data, patch by patch; errors of whole, reduced pictures cannot."""
-    card = weights.card
-    return isinstance(weights.model, FeatureAutoencoder) and QUANTILE in card.error_quantiles and not card.resize
+    """Whether weights can tell what is unlike their training data."""
+    return isinstance(weights.model, FeatureAutoencoder | Codec) and QUANTILE in weights.card.error_quantiles
 
 
-def judge(picture: Picture, weights: Weights, compute: Compute) -> Verdict:
+def check_weights(weights: Weights) -> None:
+    """Raises UsageError for weights of which `knows_errors` is false."""
+    if not knows_errors(weights):
+        raise UsageError(
+            f"weights {weights.name} cannot tell what is unlike their training data: pass a codec or a feature autoencoder, "
+            "trained by this version of aecli"
+        )
+
+
+def judge(picture: Picture, weights: Weights, compute: Compute) -> tuple[Verdict, Evidence]:
     """Compare a picture with what the weights were trained on.
 
     Raises UsageError for weights of which `knows_errors` is false, AecliError for a picture smaller than the autoencoder's.
     """
+    patches, grid = _patches(picture, weights)
+    restored = _reconstruct(weights.model, patches, compute)
+    squared = (restored - patches).square().mean(dim=1, keepdim=True)
+    errors, limit = squared.flatten(1).mean(dim=1), _limit(weights)
+    heat = Image.fromarray(from_patches(squared, grid, channels=1)[0].numpy())
+    return (
+        Verdict(errors.mean().item(), limit, _more_than_chance(errors, limit)),
+        Evidence(_shown(patches, grid), _shown(restored, grid), np.array(_at_most(EVIDENCE_SIDE, heat))),
+    )
+
+
+def is_unlike(picture: Picture, weights: Weights, compute: Compute) -> bool:
+    """Whether `judge` calls the picture unlike; of a photograph it sees eight patches, evenly spread, as more would cost too much
+    beside an encoding."""
+    patches, _ = _patches(picture, weights)
+    if isinstance(weights.model, Codec):
+        patches = patches[torch.linspace(0, len(patches) - 1, min(GLANCE, len(patches))).long()]
+    errors = (_reconstruct(weights.model, patches, compute) - patches).square().flatten(1).mean(dim=1)
+    return _more_than_chance(errors, _limit(weights))
+
+
+def can_judge(picture: Picture, weights: Weights) -> bool:
+    """Whether the picture is as large as the patches that the weights judge by."""
+    if not knows_errors(weights):
+        return False
+    shape = _patch_shape(weights)
+    return weights.card.resize > 0 or (picture.width >= shape.width and picture.height >= shape.height)
+
+
+def error_quantiles(model: nn.Module, images: Tensor, compute: Compute) -> dict[str, float]:
+    """What `judge` compares with: quantiles, keyed by their probability, of the mean squared error between pictures or patches
+    (N, C, H, W) in 0–1 and their reconstructions. For a denoising autoencoder the pictures are to be noisy ones."""
+    return quantiles_of((_reconstruct(model, images, compute) - images).square().flatten(1).mean(dim=1))
+
+
+def quantiles_of(errors: Tensor) -> dict[str, float]:
+    """Of errors (N,), as a model card holds them."""
+    return {str(q): torch.quantile(errors, q).item() for q in QUANTILES}
+
+
+def _patches(picture: Picture, weights: Weights) -> tuple[Tensor, Grid]:
+    check_weights(weights)
+    side = weights.card.resize
+    x = to_tensor(picture.pixels) if not side else to_tensor(reduced(with_8_bits(picture).pixels, side))
+    return to_patches(x, _patch_shape(weights), weights.name)
+
+
+def _patch_shape(weights: Weights) -> Shape:
     model = weights.model
-    if not (isinstance(model, FeatureAutoencoder) and knows_errors(weights)):
-        raise UsageError(
-            f"weights {weights.name} cannot tell what is unlike their training data: pass a feature autoencoder's, trained on "
-            "pictures or patches of the size that they are"
-        )
-    patches, grid = to_patches(to_tensor(picture.pixels), model.config, weights.name)
-    squared = (in_batches(model, patches, compute) - patches).square()
-    errors = squared.flatten(1).mean(dim=1)
-    limit = weights.card.error_quantiles[QUANTILE]
-    beyond = int((errors > limit).sum())
-    heat = from_patches(squared.mean(dim=1, keepdim=True), grid, channels=1)[0]
-    return Verdict(errors.mean().item(), limit, _more_than_chance(beyond, len(errors)), heat.numpy())
+    if isinstance(model, Codec):
+        return PHOTO_PATCH
+    assert isinstance(model, FeatureAutoencoder)
+    return Shape(model.config.channels, model.config.height, model.config.width)
 
 
-def _more_than_chance(beyond: int, count: int) -> bool:
-    """Whether so many of `count` patches are beyond the limit in at most one in a thousand pictures like the training data."""
+def _limit(weights: Weights) -> float:
+    return weights.card.error_quantiles[QUANTILE]
+
+
+def _reconstruct(model: nn.Module, patches: Tensor, compute: Compute) -> Tensor:
+    """(n, C, H, W) in 0–1 → the same, by a codec at its highest quality."""
+    if not isinstance(model, Codec):
+        return in_batches(model, patches, compute)
+    highest = float(len(model.config.lambdas) - 1)
+
+    def at_best(x: Tensor) -> Tensor:
+        restored: Tensor = model(x, torch.full((len(x),), highest, device=x.device)).x_hat
+        return restored.float().clamp(0, 1)
+
+    return in_batches(at_best, patches, compute, size=PHOTO_BATCH)
+
+
+def _shown(patches: Tensor, grid: Grid) -> Image.Image:
+    x = from_patches(patches, grid, channels=patches.shape[1]).expand(3, -1, -1)
+    return _at_most(EVIDENCE_SIDE, Image.fromarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()))
+
+
+def _at_most(side: int, image: Image.Image) -> Image.Image:
+    share = side / max(image.size)
+    width, height = (max(1, round(share * length)) for length in image.size)
+    return image if share >= 1 else image.resize((width, height), Image.Resampling.BOX)
+
+
+def _more_than_chance(errors: Tensor, limit: float) -> bool:
+    """Whether so many of the patches are beyond the limit in at most one in a thousand pictures like the training data."""
     from scipy.special import bdtrc
 
+    beyond = int((errors > limit).sum())
     rare = 1 - float(QUANTILE)
     # A single patch beyond the limit is exactly as rare as that: rounding must not decide.
-    return beyond > 0 and bool(bdtrc(beyond - 1, count, rare) <= rare * 1.0001)
+    return beyond > 0 and bool(bdtrc(beyond - 1, len(errors), rare) <= rare * 1.0001)

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from aecli.device import Compute
 from aecli.errors import AecliError
-from aecli.models.dense import FeatureConfig
 
 BATCH = 512
+
+
+class HasShape(Protocol):
+    """What an autoencoder's configuration says of its pictures."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a patch."""
+
+    channels: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -27,12 +48,12 @@ class Grid:
     columns: int
 
 
-def to_patches(x: Tensor, config: FeatureConfig, name: str) -> tuple[Tensor, Grid]:
+def to_patches(x: Tensor, shape: HasShape, name: str) -> tuple[Tensor, Grid]:
     """Cut a picture into patches, the last ones filled up by repeating the edge.
 
     Args:
         x: (C, H, W) in 0–1, C 1 or 3; converted to the colours the model takes.
-        config: the model's.
+        shape: of the pictures that the model takes.
         name: what errors call the weights.
 
     Returns:
@@ -42,18 +63,18 @@ def to_patches(x: Tensor, config: FeatureConfig, name: str) -> tuple[Tensor, Gri
         AecliError: a picture smaller than one patch.
     """
     height, width = x.shape[-2:]
-    h, w = config.height, config.width
+    h, w = shape.height, shape.width
     if height < h or width < w:
         raise AecliError(
             f"a picture of {width}×{height} is too small for {name}, which takes {w}×{h} and larger: pass other --weights"
         )
-    if config.channels == 1 and x.shape[0] == 3:
+    if shape.channels == 1 and x.shape[0] == 3:
         x = luminance(x[None])[0]
-    x = x.expand(config.channels, -1, -1)
+    x = x.expand(shape.channels, -1, -1)
     rows, columns = -(-height // h), -(-width // w)
     padded = F.pad(x[None], (0, columns * w - width, 0, rows * h - height), mode="replicate")[0]
     patches = padded.unfold(1, h, h).unfold(2, w, w)  # (C, rows, columns, h, w)
-    return patches.permute(1, 2, 0, 3, 4).reshape(-1, config.channels, h, w), Grid(height, width, rows, columns)
+    return patches.permute(1, 2, 0, 3, 4).reshape(-1, shape.channels, h, w), Grid(height, width, rows, columns)
 
 
 def from_patches(patches: Tensor, grid: Grid, *, channels: int) -> Tensor:
@@ -64,10 +85,19 @@ def from_patches(patches: Tensor, grid: Grid, *, channels: int) -> Tensor:
     return x.expand(channels, -1, -1) if channels >= C else x.mean(dim=0, keepdim=True)
 
 
-def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, compute: Compute) -> Tensor:
-    """Apply a network to many patches or codes, (n, …), some at a time; the result is float32 on the CPU."""
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, compute: Compute, *, size: int = BATCH) -> Tensor:
+    """Apply a network to many patches or codes, (n, …), `size` at a time; the result is float32 on the CPU."""
     with torch.inference_mode(), compute.autocast():
-        return torch.cat([function(part.to(compute.device)).float().cpu() for part in torch.split(x, BATCH)])
+        return torch.cat([function(part.to(compute.device)).float().cpu() for part in torch.split(x, size)])
+
+
+def reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The central square of a picture, (H, W, 1 or 3) uint8, reduced to (side, side, 3)."""
+    height, width = pixels.shape[:2]
+    edge = min(height, width)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    image = Image.fromarray(np.broadcast_to(pixels, (height, width, 3)).copy())
+    return np.array(image.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge)))
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

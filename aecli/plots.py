@@ -13,6 +13,7 @@ from torch import Tensor
 from aecli.batch import atomic_write
 
 if TYPE_CHECKING:
+    from aecli.anomalies import Evidence
     from aecli.pca import Comparison, Rate
 
 SMALLEST_TILE = 96  # pixels: digits of 28×28 are enlarged to about this
@@ -168,3 +169,36 @@ def class_colour(index: int) -> str:
     from matplotlib.colors import to_hex
 
     return to_hex(colormaps["tab10" if index < 10 else "tab20b"](index % (10 if index < 10 else 20)))
+
+
+# ----------------------------------------------------------------------------------------------------------- anomalies
+
+PANEL = 1.9  # inches
+
+
+def anomalies_figure(labels: Sequence[str], evidence: Sequence[Evidence], weights: str) -> Any:
+    """The pictures that an autoencoder reconstructs worst, side by side: as seen, as reconstructed, and where the error is.
+
+    Returns a matplotlib Figure. labels: one for each, the worst first.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    largest = max(1e-12, *(float(e.heat.max()) ** 0.5 for e in evidence))
+    with matplotlib.rc_context({**STYLE, "font.size": 7, "axes.titlesize": 7}):
+        columns = len(evidence)
+        figure = Figure(figsize=(PANEL * columns + 1.6, 3 * PANEL + 0.7), layout="constrained", dpi=160)
+        axes = figure.subplots(3, columns, squeeze=False)
+        for cells, label, shown in zip(axes.T, labels, evidence, strict=True):
+            cells[0].imshow(shown.seen)
+            cells[1].imshow(shown.reconstruction)
+            heat = cells[2].imshow(np.sqrt(shown.heat), cmap="inferno", vmin=0, vmax=largest)
+            cells[0].set_title(label.replace("$", r"\$"))
+        for cell in axes.flat:
+            cell.set(xticks=[], yticks=[])
+            cell.spines[:].set_visible(False)
+        for cell, name in zip(axes[:, 0], ("seen", "reconstructed", "error"), strict=True):
+            cell.set_ylabel(name, fontsize=9)
+        figure.colorbar(heat, ax=axes[2].tolist(), label="root of the squared error", fraction=0.05, aspect=12)
+        figure.suptitle(f"Worst reconstructed by {weights}", fontsize=10)
+    return figure

@@ -13,6 +13,7 @@ from conftest import DATA, saved, tiny_codec, tiny_denoiser, tiny_dense
 from PIL import Image
 from torch import nn
 
+from aecli.anomalies import error_quantiles
 from aecli.compression import coder_for, decode_picture, encode_picture
 from aecli.denoising import denoise_picture
 from aecli.errors import AecliError, UsageError
@@ -27,7 +28,7 @@ from aecli.training.data import (
     read_idx,
     read_rgb,
 )
-from aecli.training.features import FeatureTask, error_quantiles, evaluate
+from aecli.training.features import FeatureTask, evaluate
 from aecli.training.loop import ANNEALING, WARM_UP, Budget, Trainer, learning_rate_factor
 from aecli.training.noise import KINDS, MAX_SIGMA, Noise, degrade, parse_noise
 from aecli.training.optim import Muon, orthogonalise
@@ -500,7 +501,7 @@ def test_scores_of_features(compute):
     assert scores["psnr"] == pytest.approx(-10 * math.log10(errors.mean().item() / 64), abs=1e-4)
     assert "psnr_noisy" not in scores
     assert evaluate(model, x, Noise(0.05))["psnr_noisy"] == pytest.approx(-20 * math.log10(0.05), abs=0.5)
-    quantiles = error_quantiles(model, x)
+    quantiles = error_quantiles(model, x, compute)
     assert quantiles["0.9"] == pytest.approx((errors / 64).quantile(0.9).item(), rel=1e-5)
     assert [*quantiles.values()] == sorted(quantiles.values())
 

@@ -35,6 +35,9 @@ def encode(
         str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: a codec or a feature autoencoder.")
     ] = "photo-codec",
     score: Annotated[bool, typer.Option("--score", help="Decode again; print PSNR and MS-SSIM.")] = False,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit status 3 if a picture is unlike what the weights were trained on.")
+    ] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
@@ -53,7 +56,7 @@ def encode(
     report.configure(printing)
     jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz")
 
-    from aecli.anomalies import judge, knows_errors
+    from aecli.anomalies import can_judge, is_unlike
     from aecli.compression import check_options, coder_for, decode_picture, describe, encode_picture
     from aecli.weights import load_weights
 
@@ -61,7 +64,7 @@ def encode(
     compute = running.compute()
     coder = coder_for(load_weights(weights, compute.device), compute)
     check_options(coder, wanted)
-    can_judge = knows_errors(coder.weights)
+    strange: list[str] = []
 
     def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
         source = read_bytes(job, sys.stdin.buffer)
@@ -86,13 +89,16 @@ def encode(
         notes = [*picture.notes]
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")
-        if can_judge:
-            info["unlike_training_data"] = judge(picture, coder.weights, compute).unlike
+        if can_judge(picture, coder.weights):
+            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute)
             if info["unlike_training_data"]:
                 notes.append(f"unlike what {coder.weights.name} was trained on")
+                strange.append(job.name)
         return info | {"notes": notes}
 
     report.run_batch(jobs, work, files, _describe)
+    if strange and fail_on_anomaly:
+        raise typer.Exit(report.ExitStatus.ANOMALY)
 
 
 def _wanted(quality: float | None, bpp: float | None, psnr: float | None, max_bytes: str | None) -> float | Target:

@@ -18,21 +18,27 @@ FILES, RUNNING, PRINTING = "Files", "Where and how it runs", "What is printed"
 
 
 @dataclass(frozen=True)
-class Files:
-    """What is read, and where results go."""
+class Inputs:
+    """What is read."""
 
     inputs: Annotated[
         list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders, or - for standard input.", show_default=False)
-    ] = None
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output.", rich_help_panel=FILES),
     ] = None
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Walk folders.", rich_help_panel=FILES)] = False
     files_from: Annotated[
         str | None, typer.Option(metavar="LIST", help="Take names from a file, or - for standard input.", rich_help_panel=FILES)
     ] = None
     null: Annotated[bool, typer.Option("--null", "-0", help="Names in the list end with NUL.", rich_help_panel=FILES)] = False
+
+
+@dataclass(frozen=True)
+class Files(Inputs):
+    """What is read, and where results go."""
+
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output.", rich_help_panel=FILES),
+    ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.", rich_help_panel=FILES)] = False
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave results that exist: resumes a broken-off run.", rich_help_panel=FILES)
@@ -65,7 +71,7 @@ class Printing:
     verbose: Annotated[bool, typer.Option("--verbose", help="Show where an error arose.", rich_help_panel=PRINTING)] = False
 
 
-_GROUPS = (Files, Running, Printing)
+_GROUPS = (Inputs, Files, Running, Printing)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -18,16 +18,17 @@ from typing import Any, BinaryIO
 import typer
 
 from aecli import batch
-from aecli.cli.options import Files, Printing
+from aecli.cli.options import Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
 
 
 class ExitStatus(IntEnum):
-    """0 all done, 1 some failed, 2 wrong usage, 130 interrupted, 143 told to end."""
+    """0 all done, 1 some failed, 2 wrong usage, 3 all done and some unlike the training data, 130 interrupted, 143 told to end."""
 
     OK = 0
     FAILED = 1
     USAGE = 2
+    ANOMALY = 3
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -120,17 +121,21 @@ def _show_traceback(error: BaseException | None) -> None:
         traceback.print_exception(error)
 
 
-def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> list[batch.Job]:
-    """The jobs that the command line names. Raises UsageError before anything is done."""
-    inputs = batch.find_inputs(
-        files.inputs or [],
-        recursive=files.recursive,
-        files_from=files.files_from,
-        null_separated=files.null,
+def find(inputs: Inputs, suffixes: frozenset[str]) -> list[batch.Input]:
+    """What the command line names. Raises UsageError where that is nothing."""
+    return batch.find_inputs(
+        inputs.inputs or [],
+        recursive=inputs.recursive,
+        files_from=inputs.files_from,
+        null_separated=inputs.null,
         suffixes=suffixes,
         stdin=sys.stdin.buffer,
     )
-    jobs = batch.plan_outputs(inputs, files.output, rename=rename)
+
+
+def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> list[batch.Job]:
+    """The jobs that the command line names. Raises UsageError before anything is done."""
+    jobs = batch.plan_outputs(find(files, suffixes), files.output, rename=rename)
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
     return jobs
@@ -154,6 +159,19 @@ def run_batch(
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
     if counts["failed"]:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def count_failures(jobs: Sequence[batch.Job], work: Callable[[batch.Job, BinaryIO], Mapping[str, object]]) -> int:
+    """Do jobs that write nothing, say which failed, and how many those are."""
+    failures = 0
+    outcomes = batch.run(jobs, work, overwrite=False, skip_existing=False, stdout=sys.stdout.buffer)
+    with _ending_when_told(), _progress(len(jobs)) as advance:
+        for outcome in outcomes:
+            if outcome.status == "failed":
+                _show_outcome(outcome, str)
+                failures += 1
+            advance()
+    return failures
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aecli.anomalies import PHOTO_BATCH, PHOTO_PATCH, error_quantiles, quantiles_of
 from aecli.coding.tables import fill_tables
 from aecli.device import Compute
 from aecli.errors import UsageError
@@ -18,6 +19,7 @@ from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
 from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
 from aecli.models.dense import CODEBOOK, Deep
+from aecli.patches import in_batches
 from aecli.training import arrays, features
 from aecli.training.data import (
     NAMES,
@@ -30,6 +32,7 @@ from aecli.training.data import (
     folder_pictures,
     hold_out,
     load_dataset,
+    read_rgb,
 )
 from aecli.training.distributed import ALONE, Processes
 from aecli.training.loop import Budget, Progress, Task, Trainer
@@ -39,6 +42,7 @@ from aecli.weights import card_of, load_weights, save_weights
 
 RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
+QUANTILE_PATCHES = 1000
 SAMPLES = 10
 
 
@@ -261,10 +265,24 @@ def _photo_session(request: Request) -> _Session:
 
     def measure(model: Any) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
         with request.compute.autocast():
-            return task.validate(model), _photo_samples(model, valid, request.compute), {}
+            scores, samples = task.validate(model), _photo_samples(model, valid, request.compute)
+        return scores, samples, _photo_quantiles(model, valid_paths, request.compute)
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
     return _Session(task, f"{len(source.paths)} pictures of {Path(request.data).name}", card_task, "rgb", finish, measure)
+
+
+def _photo_quantiles(model: Denoiser | Codec, paths: Sequence[Path], compute: Compute) -> dict[str, float]:
+    """Of a codec's squared error on patches at its highest quality; of a denoiser's at sigma 25, blind."""
+    side = PHOTO_PATCH.height
+    if all(min(read_rgb(path).shape[:2]) < side for path in paths):
+        return {}
+    patches = FolderSource(paths, side, 0).batch(0, QUANTILE_PATCHES)
+    if isinstance(model, Codec):
+        return error_quantiles(model, patches, compute)
+    noisy = add_gaussian(patches, 25 / 255, torch.Generator().manual_seed(0), as_file=True)
+    restored = in_batches(lambda x: model(x, model.estimate(x)), noisy, compute, size=PHOTO_BATCH)
+    return quantiles_of((restored - patches).square().flatten(1).mean(dim=1))
 
 
 def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Compute) -> dict[str, Tensor]:
@@ -313,7 +331,8 @@ def _feature_session(request: Request) -> _Session:
         clean, noisy = data.test[:SAMPLES], features.corrupt(data.test, noise)[:SAMPLES]
         samples = {"original": clean} | ({"noisy": noisy} if noise else {})
         samples["restored" if noise else "reconstruction"] = model(noisy).float()
-        return features.evaluate(model, data.test, noise), samples, features.error_quantiles(model, data.valid, noise)
+        quantiles = error_quantiles(model, features.corrupt(data.valid, noise), Compute(torch.device("cpu"), bf16=False))
+        return features.evaluate(model, data.test, noise), samples, quantiles
 
     card_task = "denoise" if noise else "features"
     task = features.FeatureTask(model, data.source, data.valid, noise)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from aecli.errors import AecliError, UsageError
+from aecli.patches import reduced
 from aecli.training.data import HELD_OUT_IMAGES, ArraySource, FeatureData, Pictures, as_unit, folder_pictures, read_rgb
 
 SUFFIXES = (".npy", ".npz")
@@ -115,11 +115,7 @@ def resized_folder(folder: str, side: int) -> Collection:
 
 def resized(path: Path, side: int) -> Tensor:
     """The central square of a picture, (3, side, side) uint8."""
-    image = Image.fromarray(read_rgb(path))
-    edge = min(image.size)
-    left, top = ((length - edge) // 2 for length in image.size)
-    small = image.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge))
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    return torch.from_numpy(reduced(read_rgb(path), side)).permute(2, 0, 1)
 
 
 def resized_features(folder: str, valid_folder: str | None, side: int, seed: int) -> FeatureData:

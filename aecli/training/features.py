@@ -12,7 +12,6 @@ from aecli.training.data import Source
 from aecli.training.noise import Noise
 
 BATCH = 500
-QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
 class FeatureTask:
@@ -51,13 +50,6 @@ def evaluate(model: FeatureAutoencoder, images: Tensor, noise: Noise | None = No
     if shares:
         scores["active_share"] = sum(shares) / len(shares)
     return scores
-
-
-def error_quantiles(model: FeatureAutoencoder, images: Tensor, noise: Noise | None = None) -> dict[str, float]:
-    """Quantiles over pictures of the mean squared reconstruction error, keyed by their probability."""
-    errors = torch.cat([squared_error(model(noisy).float(), clean) for clean, noisy in _batches(images, noise)])
-    mse = errors / images[0].numel()
-    return {str(q): torch.quantile(mse, q).item() for q in QUANTILES}
 
 
 def corrupt(images: Tensor, noise: Noise | None) -> Tensor:

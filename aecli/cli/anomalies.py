@@ -1,0 +1,108 @@
+"""`aecli anomalies`: which pictures do not resemble what an autoencoder was trained on, and where."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from aecli.batch import STDIN, Job, read_bytes
+from aecli.cli import report
+from aecli.cli.options import Inputs, Printing, Running
+from aecli.errors import UsageError
+from aecli.images import SUFFIXES, read_picture
+
+if TYPE_CHECKING:
+    from aecli.anomalies import Evidence, Verdict
+
+    Named = tuple[str, Verdict]
+
+FORMATS = (".png", ".svg", ".pdf")
+SHOWN = 8  # pictures in the picture
+
+
+def anomalies(
+    inputs: Inputs,
+    weights: Annotated[
+        str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: what is normal.")
+    ] = "photo-codec",
+    top: Annotated[int, typer.Option(min=1, help="Files in the table.")] = 20,
+    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit status 3 if there is one.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture of the worst, with where their errors are.")] = Path(
+        "anomalies.png"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace it if it exists.")] = False,
+    running: Running = Running(),  # noqa: B008
+    printing: Printing = Printing(),  # noqa: B008
+) -> None:
+    """Rank pictures by how badly an autoencoder reconstructs them: what it never saw, it cannot.
+
+    [bold]Examples[/bold]
+
+    aecli train --arch conv --data good/ --resize 64 -o good.safetensors
+
+    aecli anomalies incoming/ --weights good.safetensors --fail-on-anomaly
+
+    aecli anomalies scans/ -r --weights mnist-conv --json > errors.jsonl
+    """
+    report.configure(printing)
+    found = report.find(inputs, SUFFIXES)
+    if output.suffix.lower() not in FORMATS:
+        raise UsageError(f"--output {output} is no picture that can be drawn: give a name in {', '.join(FORMATS)}")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists: pass --overwrite or another --output")
+
+    from aecli.anomalies import check_weights, judge
+    from aecli.weights import load_weights
+
+    compute = running.compute()
+    loaded = load_weights(weights, compute.device)
+    check_weights(loaded)
+    verdicts: list[Named] = []
+    worst: list[tuple[tuple[bool, float], int, Evidence]] = []  # a heap: only their pictures are kept
+
+    def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
+        verdict, evidence = judge(read_picture(read_bytes(job, sys.stdin.buffer), job.name), loaded, compute)
+        add = heapq.heappush if len(worst) < SHOWN else heapq.heappushpop
+        add(worst, (verdict.rank, -len(verdicts), evidence))
+        verdicts.append((job.name, verdict))
+        return {}
+
+    failed = report.count_failures([Job(item.path, None, str(item.path or STDIN)) for item in found], work)
+    ranked = sorted(verdicts, key=lambda named: named[1].rank, reverse=True)
+    if ranked:
+        _draw(ranked, [evidence for _, _, evidence in sorted(worst, reverse=True)], loaded.name, output, overwrite)
+    _tell(ranked, loaded.name, top, output)
+    if failed:
+        raise typer.Exit(report.ExitStatus.FAILED)
+    if fail_on_anomaly and any(verdict.unlike for _, verdict in verdicts):
+        raise typer.Exit(report.ExitStatus.ANOMALY)
+
+
+def _tell(ranked: list[Named], weights: str, top: int, output: Path) -> None:
+    if report.as_json():
+        for name, verdict in ranked:
+            values = {"input": name, "error": verdict.error, "limit": verdict.limit, "unlike_training_data": verdict.unlike}
+            report.answer("", values)
+        return
+    rows = [[name, f"{v.error:.3g}", f"{v.error / v.limit:.2f}", "unlike" if v.unlike else ""] for name, v in ranked[:top]]
+    title = f"Reconstruction error by {weights}; the limit is what one in a thousand of its training patches exceeds"
+    if rows:
+        report.table(["file", "error", "error / limit", "training data"], rows, title=title, to_stdout=True)
+    count = sum(verdict.unlike for _, verdict in ranked)
+    unlike = f"{count} of {len(ranked)} unlike what {weights} was trained on"
+    report.say(f"{unlike}; written: {output}" if ranked else "no picture could be judged")
+
+
+def _draw(ranked: list[Named], evidence: list[Evidence], weights: str, output: Path, overwrite: bool) -> None:
+    from aecli.batch import atomic_write
+    from aecli.plots import anomalies_figure
+
+    labels = [f"{Path(name).name}\n{v.error / v.limit:.2g} × limit" for name, v in ranked[: len(evidence)]]
+    figure = anomalies_figure(labels, evidence, weights)
+    with atomic_write(output, overwrite=overwrite) as stream:
+        figure.savefig(stream, format=output.suffix[1:].lower())
