@@ -15,6 +15,7 @@ from aecli.batch import atomic_write
 if TYPE_CHECKING:
     from aecli.anomalies import Evidence
     from aecli.pca import Comparison, Rate
+    from aecli.traversal import Walks
 
 SMALLEST_TILE = 96  # pixels: digits of 28×28 are enlarged to about this
 GAP = 4
@@ -201,4 +202,32 @@ def anomalies_figure(labels: Sequence[str], evidence: Sequence[Evidence], weight
             cell.set_ylabel(name, fontsize=9)
         figure.colorbar(heat, ax=axes[2].tolist(), label="root of the squared error", fraction=0.05, aspect=12)
         figure.suptitle(f"Worst reconstructed by {weights}", fontsize=10)
+    return figure
+
+
+# ----------------------------------------------------------------------------------------------------------- traversal
+
+
+def traversal_figure(lattice: Walks, lines: Walks, weights: str) -> Any:
+    """A latent space as pictures: a lattice of decoded codes, and beside it straight lines between pictures.
+
+    Returns a matplotlib Figure.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 6), layout="constrained", dpi=160)
+        left, right = figure.subplots(1, 2)
+        square = not lattice.labels
+        left.set_title(f"the latent square of {weights}" if square else f"dimensions of {weights} that vary most, ±3 deviations")
+        right.set_title("from one picture to another")
+        for axes, walks in ((left, lattice), (right, lines)):
+            sheet = grid_image(walks.pictures, walks.columns)
+            axes.imshow(sheet, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            rows = max(1, len(walks.labels))
+            axes.set_yticks([(row + 0.5) * sheet.height / rows for row in range(len(walks.labels))], walks.labels)
+            axes.tick_params(length=0)
     return figure

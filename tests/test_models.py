@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_codec, tiny_conv, tiny_denoiser, tiny_dense
+from torch import nn
 
 from aecli.errors import AecliError, UsageError
 from aecli.models import ARCHITECTURES, build, config_of
@@ -70,11 +71,21 @@ def test_a_code_of_two_numbers_is_never_worse_than_the_encoders_own_nor_than_any
     model = build("deep", {"latent_dim": 2, "hidden": [20, 10], "height": 8, "width": 8})
     x = torch.rand(50, 1, 8, 8)
     own = squared_error(model.decode(model.train().encode(x)), x)
-    model.codebook.normal_(std=5)
+    model.codebook.normal_(std=2)
     found = squared_error(model.eval()(x), x)
     best_known = torch.cdist(x.flatten(1), model.decode(model.codebook).flatten(1)).square().min(dim=1).values
     assert torch.allclose(found, torch.minimum(own, best_known), atol=1e-4)
     assert (found < own - 1e-3).any()
+
+
+def test_codes_of_two_numbers_lie_close_together_however_far_the_network_spreads_them():
+    model = build("deep", {"latent_dim": 2, "hidden": [20, 10], "height": 8, "width": 8}).eval()
+    with torch.no_grad():
+        model.encoder[-1].weight.mul_(1000)
+    model.fill_codebook(torch.rand(len(model.codebook), 1, 8, 8))
+    lengths = model.codebook.norm(dim=1)
+    assert lengths.quantile(0.1).item() == pytest.approx(np.arcsinh(1), abs=1e-3)
+    assert lengths.max() < 10
 
 
 def test_a_picture_of_the_codebook_has_its_own_code():
@@ -82,7 +93,9 @@ def test_a_picture_of_the_codebook_has_its_own_code():
     model = build("deep", {"latent_dim": 3, "hidden": [20, 10], "height": 8, "width": 8}).eval()
     images = torch.rand(len(model.codebook), 1, 8, 8)
     model.fill_codebook(images)
-    assert torch.allclose(model.codebook, model.encoder(images.flatten(1)))
+    inside = model.encoder(images.flatten(1))
+    assert torch.allclose(model.decode(model.codebook).flatten(1), model.decoder(inside).sigmoid(), atol=1e-5)
+    assert torch.allclose(nn.functional.normalize(model.codebook), nn.functional.normalize(inside), atol=1e-5)
     decoded = model.decode(model.codebook[:20]).detach()
     assert squared_error(model(decoded), decoded).max() < 1e-3
 

@@ -13,7 +13,6 @@ import typer
 from aecli.batch import STDIN, Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Inputs, Printing, Running
-from aecli.errors import UsageError
 from aecli.images import SUFFIXES, read_picture
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     Named = tuple[str, Verdict]
 
-FORMATS = (".png", ".svg", ".pdf")
 SHOWN = 8  # pictures in the picture
 
 
@@ -51,10 +49,7 @@ def anomalies(
     """
     report.configure(printing)
     found = report.find(inputs, SUFFIXES)
-    if output.suffix.lower() not in FORMATS:
-        raise UsageError(f"--output {output} is no picture that can be drawn: give a name in {', '.join(FORMATS)}")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists: pass --overwrite or another --output")
+    report.check_figure(output, overwrite)
 
     from aecli.anomalies import check_weights, judge
     from aecli.weights import load_weights

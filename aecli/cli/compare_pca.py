@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aecli.cli import report
-from aecli.cli.options import Printing, Running
+from aecli.cli.options import FIGURES, Printing, Running
 from aecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from aecli.training.data import FeatureData
 
 SMALL = ("dense", "deep", "sparse", "conv", "vae")
-FORMATS = ("png", "svg", "pdf")
 NUMBERS = ("csv", "json")
 
 
@@ -47,7 +46,7 @@ def compare_pca(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The figure's name; trained weights and all numbers (.csv, .json) go beside it.")
     ] = Path("compare-pca.png"),
-    format: Annotated[str, typer.Option(help=f"Of the figure, with commas: {', '.join(FORMATS)}.")] = "png,svg",
+    format: Annotated[str, typer.Option(help=f"Of the figure, with commas: {', '.join(FIGURES)}.")] = "png,svg",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
@@ -101,11 +100,11 @@ def compare_pca(
 def _results(output: Path, format: str, overwrite: bool) -> dict[str, Path]:
     """The files to be written, by kind. Raises UsageError before any work."""
     formats = format.split(",")
-    unknown = [f for f in formats if f not in FORMATS]
+    unknown = [f for f in formats if f not in FIGURES]
     if unknown:
-        raise UsageError(f"--format {format} is not known: give some of {', '.join(FORMATS)}, with commas")
-    base = output.with_suffix("") if output.suffix[1:] in FORMATS else output
-    if output.suffix[1:] in FORMATS and output.suffix[1:] not in formats:
+        raise UsageError(f"--format {format} is not known: give some of {', '.join(FIGURES)}, with commas")
+    base = output.with_suffix("") if output.suffix[1:] in FIGURES else output
+    if output.suffix[1:] in FIGURES and output.suffix[1:] not in formats:
         formats = [output.suffix[1:], *formats]
     results = {kind: base.with_name(f"{base.name}.{kind}") for kind in (*formats, *NUMBERS)}
     there = [path for path in results.values() if path.exists()]

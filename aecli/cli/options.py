@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from aecli.device import Compute
 
+FIGURES = ("png", "svg", "pdf")  # formats that plots are drawn in
 FILES, RUNNING, PRINTING = "Files", "Where and how it runs", "What is printed"
 
 

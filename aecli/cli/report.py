@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import typer
 
 from aecli import batch
-from aecli.cli.options import Files, Inputs, Printing
+from aecli.cli.options import FIGURES, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
 
 
@@ -139,6 +139,14 @@ def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) 
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
     return jobs
+
+
+def check_figure(output: Path, overwrite: bool) -> None:
+    """Raises UsageError for the name of a plot that cannot be drawn, or that exists."""
+    if output.suffix[1:].lower() not in FIGURES:
+        raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists: pass --overwrite or another --output")
 
 
 def run_batch(

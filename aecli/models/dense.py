@@ -14,6 +14,7 @@ from aecli.errors import UsageError
 REFINEMENTS = 2  # of a top-k code
 SEARCHED_DIMS = 3  # a code of so few numbers is looked for, too: some thousand codes cover all there are
 CODEBOOK = 4096
+NEAR_SHARE = 0.1  # of the codes are so near to zero that drawing them in leaves them where they are
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,15 @@ class Deep(FeatureAutoencoder):
 
     In two dimensions neighbours on the map are strangers, and an encoder, which is continuous, often lands beside the best
     code. So codes of up to three numbers are chosen as a vector quantiser does (Gray 1984): of the encoder's answer and of the
-    codes of 4,096 training pictures, the `codebook`, the one that decodes to the least squared error.
+    codes of 4,096 training pictures, the `codebook`, the one that decodes to the least squared error. These codes are also
+    drawn in towards zero, by the inverse hyperbolic sine of their length: the network spreads some a hundred times as far out
+    as others, and a map of that, or eight bits for it, would show the few and squeeze the many.
     """
 
     Config = DeepConfig
     config: DeepConfig
     codebook: Tensor
+    spread: Tensor
 
     def __init__(self, config: DeepConfig) -> None:
         super().__init__()
@@ -142,19 +146,26 @@ class Deep(FeatureAutoencoder):
         self.searches = config.latent_dim <= SEARCHED_DIMS
         if self.searches:
             self.register_buffer("codebook", torch.zeros(CODEBOOK, config.latent_dim))
+            self.register_buffer("spread", torch.ones(1))
 
     def encode(self, x: Tensor) -> Tensor:
         code: Tensor = self.encoder(x.flatten(1))
-        return self._best(x, code.float()) if self.searches and not self.training else code
+        if not self.searches:
+            return code
+        code = _drawn_in(code.float(), self.spread)
+        return code if self.training else self._best(x, code)
 
     def decode(self, z: Tensor) -> Tensor:
+        if self.searches:
+            z = _let_out(z.float(), self.spread)
         return self.decoder(z).sigmoid().view(-1, *self._shape)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fill_codebook(self, images: Tensor) -> None:
         """Take the codes of training pictures, (4096, C, H, W) in 0–1, when training has ended."""
-        if self.searches:
-            self.codebook.copy_(self.encoder(images.flatten(1)))
+        codes = self.encoder(images.flatten(1))
+        self.spread.copy_(codes.norm(dim=1).quantile(NEAR_SHARE).clamp_min(1e-6))
+        self.codebook.copy_(_drawn_in(codes, self.spread))
 
     def _best(self, x: Tensor, code: Tensor) -> Tensor:
         """Of the encoder's code and the codebook's, for every picture the one that decodes to the least squared error."""
@@ -165,6 +176,18 @@ class Deep(FeatureAutoencoder):
             least, place = without_x.min(dim=1)
             encoded = squared_error(self.decode(code).flatten(1), x) - x.square().sum(dim=1)
             return torch.where((encoded <= least)[:, None], code, self.codebook[place])
+
+
+def _drawn_in(z: Tensor, spread: Tensor) -> Tensor:
+    """(n, dim) → the same directions, the lengths' inverse hyperbolic sines; `spread` is the length up to which they keep."""
+    lengths = (z.norm(dim=1, keepdim=True) / spread).clamp_min(1e-9)
+    return z / spread * lengths.asinh() / lengths  # type: ignore[no-any-return]
+
+
+def _let_out(u: Tensor, spread: Tensor) -> Tensor:
+    """The inverse of `_drawn_in`."""
+    lengths = u.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    return u * spread * lengths.sinh() / lengths  # type: ignore[no-any-return]
 
 
 class Sparse(FeatureAutoencoder):
