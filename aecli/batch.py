@@ -2,7 +2,7 @@
 
     inputs = find_inputs(arguments, …)            # files, folders, "-", lists of names
     jobs = plan_outputs(inputs, output, rename=…)  # every collision is found here, before any work
-    for outcome in run(jobs, work, …):            # work(job, stream) writes one result
+    pipeline.run(jobs, work, …)                   # does them
 
 A result appears under its name only when it is whole. Nothing here prints, asks or exits.
 """
@@ -10,15 +10,19 @@ A result appears under its name only when it is whole. Nothing here prints, asks
 from __future__ import annotations
 
 import errno
-import io
+import hashlib
 import os
+import platform
+import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from time import perf_counter
+from time import time
 from typing import BinaryIO, Literal
 
 from aecli.errors import AecliError, UsageError
@@ -226,9 +230,13 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
 
 
 def read_bytes(job: Job, stdin: BinaryIO) -> bytes:
-    """All bytes of the job's source. Raises AecliError if it is missing, a folder, empty, or may not be read."""
+    """All bytes of the job's source.
+
+    Raises AecliError if it is missing, a folder, empty, or may not be read, or if it was written to meanwhile: half of
+    the old picture and half of the new one can look like a whole one.
+    """
     try:
-        data = stdin.read() if job.source is None else job.source.read_bytes()
+        data = stdin.read() if job.source is None else _bytes_at_rest(job.source)
     except OSError as error:
         raise unreadable(job.name, error) from error
     if not data:
@@ -236,13 +244,24 @@ def read_bytes(job: Job, stdin: BinaryIO) -> bytes:
     return data
 
 
+def _bytes_at_rest(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        before = os.fstat(stream.fileno())
+        data = stream.read()
+        after = os.fstat(stream.fileno())
+    if stat.S_ISREG(before.st_mode) and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, len(data)):
+        raise AecliError(f"{path} was changed while it was read: run again when its writer is done")
+    return data
+
+
 @contextmanager
 def atomic_write(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A stream, readable and seekable too, whose bytes become the file `target` when the block ends without exception.
 
-    Until then they stand in a hidden file beside it, which any exception, also KeyboardInterrupt, removes. Missing
-    folders are made. Without `overwrite` a file that has appeared meanwhile is not touched. A symbolic link stays one:
-    the file that it names is replaced.
+    Until then they stand in a hidden file beside it, which any exception, also KeyboardInterrupt, removes; that of a
+    process that was killed is removed when its folder is written to again (`remove_abandoned`). Missing folders are
+    made. Without `overwrite` a file that has appeared meanwhile is not touched. A symbolic link stays one: the file
+    that it names is replaced.
 
     Raises AecliError if the target exists, is no regular file, or cannot be written; exceptions of the block pass.
     """
@@ -250,23 +269,28 @@ def atomic_write(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
         _refuse_occupied(target, overwrite)
         final = Path(os.path.realpath(target)) if overwrite else target
         _make_folder(final.parent)
-    temporary = final.parent / f".aecli-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    _remove_abandoned_once(final.parent)
     try:
-        with _as_sentences(target):
-            stream = temporary.open("x+b")  # unlike tempfile, with the permissions that the umask leaves
-        with stream:
-            yield stream
+        with ExitStack() as ending:
             with _as_sentences(target):
-                stream.flush()
-                os.fsync(stream.fileno())
-        with _as_sentences(target):
-            _publish(temporary, final, overwrite)
+                temporary, stream = _open_temporary(final.parent, ending)
+            with stream:
+                yield stream
+                with _as_sentences(target):
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            with _as_sentences(target):
+                _publish(temporary, final, overwrite)
     except OSError as error:
-        if error.errno in _DISK_FULL:  # met while the block was writing
+        if error.errno in _NO_ROOM:  # met while the block was writing
             raise _unwritable(target, error) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """What `atomic_write` refuses before anything is written. Raises AecliError."""
+    with _as_sentences(target):
+        _refuse_occupied(target, overwrite)
 
 
 def _refuse_occupied(target: Path, overwrite: bool) -> None:
@@ -295,15 +319,92 @@ def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
     except FileExistsError:
         raise
     except (OSError, NotImplementedError):  # exFAT and some network drives have no hard links
-        target.open("xb").close()  # reserves the name
-        try:
-            temporary.replace(target)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        temporary.rename(target)  # reserving the name first would leave an empty file if we were killed in between
+
+
+# A killed process cannot remove its temporary file, so a later one does, and must tell it from one still being written.
+# Numbers of processes are used again, and mean nothing on another machine or in another container. A lock (flock) on
+# the file means its writer lives: the kernel frees it however the process ends. Locks of other machines do not reach us
+# on every shared file system; there their files stay until they are old.
+
+_OLD = 24 * 3600.0  # seconds since the last write
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes the temporary files that killed processes have left in the folder; those of living ones stay.
+
+    Files of other machines go if nothing was written to them for a day. What cannot be removed stays: never raises
+    OSError.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        named = [entry for entry in entries if _TEMPORARY_NAME.fullmatch(entry.name)]
+        for path in [Path(entry.path) for entry in named if entry.is_file(follow_symlinks=False)]:
+            with suppress(OSError):
+                _remove_if_abandoned(path)
+
+
+_remove_abandoned_once = cache(remove_abandoned)  # a walk through the folder for each of its files would take long
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with path.open("r+b") as stream:  # for writing, or NFS would refuse the lock
+        ours = path.name.startswith(f".aecli-{_machine()}-")
+        old = time() - os.fstat(stream.fileno()).st_mtime > _OLD
+        if (ours or old) and _lock(stream.fileno()):
+            path.unlink()
+
+
+_TEMPORARY_NAME = re.compile(r"\.aecli-[0-9a-f]+-[0-9a-f]{16}\.tmp")
+
+
+def _open_temporary(folder: Path, ending: ExitStack) -> tuple[Path, BinaryIO]:
+    """A new hidden file, locked. At the `ending` it is removed, unless it has been renamed, and its lock is freed."""
+    while True:
+        path = folder / f".aecli-{_machine()}-{secrets.token_hex(8)}.tmp"
+        ending.callback(_unlink_if_possible, path)
+        stream = path.open("x+b")  # unlike tempfile, with the permissions that the umask leaves
+        locked = _lock(stream.fileno())
+        if locked:
+            ending.callback(os.close, os.dup(stream.fileno()))  # holds the lock until the file has its final name
+        if locked is not False and os.path.lexists(path):
+            return path, stream
+        stream.close()  # another process took it for abandoned before it was locked
+
+
+def _unlink_if_possible(path: Path) -> None:
+    with suppress(OSError):  # on a read-only disk even a missing file raises: the reason why is in flight already
+        path.unlink()
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Locks the file. False if another has it locked, None if that cannot be known on this system."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+@cache
+def _machine() -> str:
+    """Names the running kernel, which knows all locks of its processes, also of those in other containers."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        name = platform.node().encode()
+    return hashlib.sha256(name).hexdigest()[:12]
 
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_ROOM = _DISK_FULL | {errno.EFBIG}
 
 
 @contextmanager
@@ -317,6 +418,8 @@ def _as_sentences(target: Path) -> Iterator[None]:
 def _unwritable(target: Path, error: OSError) -> AecliError:
     if error.errno in _DISK_FULL:
         return AecliError(f"{target} could not be written, as the disk is full: make room and run again")
+    if error.errno == errno.EFBIG:
+        return AecliError(f"{target} could not be written, as files may not become that large here: see ulimit -f")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return AecliError(f"{target} could not be written, as its folder is not writable: pass another --output")
     if error.errno == errno.EEXIST:
@@ -324,77 +427,9 @@ def _unwritable(target: Path, error: OSError) -> AecliError:
     return AecliError(f"{target} could not be written ({error.strerror or error}): pass another --output")
 
 
-def _exists(target: Path) -> AecliError:
-    return AecliError(f"{target} exists: pass --overwrite or another --output")
+class ExistsError(AecliError):
+    """A result that is there already."""
 
 
-# -------------------------------------------------------------------------------------------------------------- running
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one job."""
-
-    job: Job
-    status: Literal["done", "skipped", "failed"]
-    seconds: float
-    info: Mapping[str, object] = field(default_factory=dict)  # what the work returned
-    error: BaseException | None = None
-    message: str = ""  # one sentence if skipped or failed
-
-
-def run(
-    jobs: Iterable[Job],
-    work: Callable[[Job, BinaryIO], Mapping[str, object]],
-    *,
-    overwrite: bool,
-    skip_existing: bool,
-    stdout: BinaryIO,
-) -> Iterator[Outcome]:
-    """Does the jobs one after the other and yields what became of each as soon as it is known.
-
-    `work(job, stream)` writes the result into the stream; it becomes visible, as a file or on `stdout`, once `work` has
-    returned. A result that exists makes the job "skipped" with `skip_existing`, which counts before `overwrite`, and
-    "failed" without both; `work` is then not called. Any Exception makes the job "failed" and the next one starts;
-    KeyboardInterrupt passes, after what was half written has been removed.
-    """
-    for job in jobs:
-        start = perf_counter()
-        if skip_existing and job.target is not None and os.path.lexists(job.target):
-            yield Outcome(job, "skipped", perf_counter() - start, message=f"{job.target} exists")
-            continue
-        try:
-            with _result_stream(job, overwrite, stdout) as stream:
-                info = work(job, stream)
-        except Exception as error:
-            yield Outcome(job, "failed", perf_counter() - start, error=error, message=_sentence(job, error))
-        else:
-            yield Outcome(job, "done", perf_counter() - start, info)
-
-
-@contextmanager
-def _result_stream(job: Job, overwrite: bool, stdout: BinaryIO) -> Iterator[BinaryIO]:
-    if job.target is not None:
-        with atomic_write(job.target, overwrite=overwrite) as stream:
-            yield stream
-        return
-    buffer = io.BytesIO()  # a pipe cannot be taken back: nothing goes out before all is there
-    yield buffer
-    try:
-        stdout.write(buffer.getbuffer())
-        stdout.flush()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AecliError(f"the result of {job.name} could not go to standard output ({reason}): pass --output") from error
-
-
-def _sentence(job: Job, error: Exception) -> str:
-    if isinstance(error, AecliError):
-        text = str(error)
-        return text if job.name in text or (job.target and str(job.target) in text) else f"{job.name}: {text}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, for GPUs
-        return f"{job.name} needs more memory than there is: close other programs or cut it into smaller pictures"
-    if isinstance(error, OSError):
-        about = f" at {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-        return f"{job.name} failed ({error.strerror or error}{about}): check the disk and run again"
-    return f"{job.name} failed: {type(error).__name__}: {error} (this is a bug; --verbose shows where)"
+def _exists(target: Path) -> ExistsError:
+    return ExistsError(f"{target} exists: pass --overwrite or another --output")

@@ -36,6 +36,10 @@ MAX_PIXELS = 1_000_000_000
 DIGEST_LENGTH = 16  # hexadecimal digits of the weights' SHA-256 that a file names
 TILE = 1024  # pixels
 INT8_LOSS = 1.01  # latents are stored with 8 bits where that costs no more than 1 % of the squared error
+MODES = ("L", "RGB")
+LAYOUTS = ("stream", "array")
+MAX_DPI = 65536  # as in pictures
+MAX_NAME_BYTES = 243  # of 255 that a file's name may have, without .safetensors
 _META_MEMBERS = ("icc", "exif")
 
 Header = Mapping[str, Any]
@@ -147,8 +151,10 @@ def describe(data: bytes, name: str) -> Description:
     quality = header.get("quality")
     if quality is not None and type(quality) not in (int, float):
         raise AecliError(f"{name} is damaged (its quality is no number): encode the picture again")
+    with _damage_as_sentences(name):
+        mode, layout = _one_of(MODES, header, "mode"), _one_of(LAYOUTS, header, "layout")
     return Description(
-        width, height, str(header.get("mode")), str(header.get("layout")), weights, digest,
+        width, height, mode, layout, weights, digest,
         quality, 8 * len(data) / (width * height),
     )  # fmt: skip
 
@@ -168,14 +174,13 @@ def decode_picture(data: bytes, name: str, find_coder: Callable[[str], Coder]) -
     width, height = _size(header, name)
     coder = _coder_of(header, name, find_coder)
     with _damage_as_sentences(name):
+        mode, dpi = _one_of(MODES, header, "mode"), _dpi(header)
         pixels = coder.decode(header, arrays)
         if pixels.shape[:2] != (height, width):
             raise AecliError("its sizes do not agree")
         alpha = _alpha(arrays["alpha"].tobytes(), width, height) if "alpha" in arrays else None
-        dpi = header.get("dpi")
         icc, exif = (arrays[m].tobytes() if m in arrays else None for m in _META_MEMBERS)
-        dpi = tuple(dpi) if dpi else None
-        return Picture(pixels, alpha=alpha, mode=header["mode"], icc=icc, exif=exif, dpi=dpi, format="NPZ")
+        return Picture(pixels, alpha=alpha, mode=mode, icc=icc, exif=exif, dpi=dpi, format="NPZ")
 
 
 def latents_of(data: bytes, name: str, find_coder: Callable[[str], Coder]) -> np.ndarray:
@@ -187,7 +192,10 @@ def latents_of(data: bytes, name: str, find_coder: Callable[[str], Coder]) -> np
     _size(header, name)
     coder = _coder_of(header, name, find_coder)
     with _damage_as_sentences(name):
-        return coder.latents(header, arrays).symbols if isinstance(coder, StreamCoder) else _dequantise(header, arrays)
+        if isinstance(coder, StreamCoder):
+            return coder.latents(header, arrays).symbols
+        assert isinstance(coder, ArrayCoder)
+        return coder.codes(header, arrays)
 
 
 def _coder_of(header: Header, name: str, find_coder: Callable[[str], Coder]) -> Coder:
@@ -254,8 +262,11 @@ class StreamCoder:
 
     def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
         width, height = header["size"]
+        quality = float(header["quality"])
+        if not 0 <= quality <= 100:  # true of NaN too
+            raise AecliError("its quality is not within 0-100")
         y_hat = self.latents(header, arrays).y_hat
-        _, inverse_gain = self._gains(float(header["quality"]))
+        _, inverse_gain = self._gains(quality)
         overlap = -(-self._model.synthesis_radius // 16)
         synthesise = self._run(self._model.synthesis)
         with torch.inference_mode():
@@ -299,13 +310,19 @@ class ArrayCoder:
             header, arrays = _quantise(codes, np.int16)
         return {"layout": "array", **header}, arrays
 
-    def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
-        width, height = header["size"]
-        config = self._model.config
-        grid = Grid(height, width, -(-height // config.height), -(-width // config.width))
-        codes = _dequantise(header, arrays)
-        if codes.shape != (grid.rows * grid.columns, config.latent_dim):
+    def codes(self, header: Header, arrays: Arrays) -> np.ndarray:
+        """The latents (patches, latent_dim) float32. Raises AecliError, before it allocates, where they do not fit the size."""
+        grid = self._grid(header)
+        if arrays["latents"].shape != (grid.rows * grid.columns, self._model.config.latent_dim):
             raise AecliError("its latents do not fit its size")
+        return _dequantise(header, arrays)
+
+    def _grid(self, header: Header) -> Grid:
+        (width, height), config = header["size"], self._model.config
+        return Grid(height, width, -(-height // config.height), -(-width // config.width))
+
+    def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
+        grid, codes = self._grid(header), self.codes(header, arrays)
         patches = in_batches(self._model.decode, torch.from_numpy(codes), self._compute)
         restored = from_patches(patches, grid, channels=1 if header["mode"] == "L" else 3)[None]
         return np.ascontiguousarray(_to_bytes(restored, header["mode"])[0].permute(1, 2, 0).numpy())
@@ -321,7 +338,10 @@ def _dequantise(header: Header, arrays: Arrays) -> np.ndarray:
     latents = arrays["latents"]
     if latents.dtype not in (np.int8, np.int16) or latents.ndim != 2:
         raise AecliError("its latents are no table of integers")
-    return latents.astype(np.float32) * np.float32(header["scale"])
+    scale = float(header["scale"])
+    if not 0 < scale <= float(np.finfo(np.float32).max):  # true of NaN too
+        raise AecliError("its scale is no positive number")
+    return latents.astype(np.float32) * np.float32(scale)
 
 
 def _to_bytes(x: Tensor, mode: str) -> Tensor:
@@ -340,10 +360,27 @@ def _size(header: Header, name: str) -> tuple[int, int]:
     return size[0], size[1]
 
 
+def _one_of(known: tuple[str, ...], header: Header, key: str) -> str:
+    if header.get(key) not in known:
+        raise AecliError(f"its {key} is none of {', '.join(known)}")
+    return str(header[key])
+
+
+def _dpi(header: Header) -> tuple[float, float] | None:
+    dpi = header.get("dpi")
+    if dpi is None:
+        return None
+    horizontal, vertical = (float(n) for n in dpi)
+    if not (0 < horizontal < MAX_DPI and 0 < vertical < MAX_DPI):  # true of NaN too
+        raise AecliError("its resolution is not within what pictures have")
+    return horizontal, vertical
+
+
 def _weights_label(header: Header, name: str) -> tuple[str, str]:
     label = str(header.get("weights", "")).rsplit(" ", 1)
     # A name, never a path: a file must not choose what else is opened
-    if len(label) != 2 or len(label[1]) != DIGEST_LENGTH or "/" in label[0] or "\\" in label[0]:
+    is_name = len(label) == 2 and not {"/", "\\"} & set(label[0]) and label[0].isprintable()  # it is shown on terminals
+    if not is_name or len(label[1]) != DIGEST_LENGTH or not label[1].isprintable() or len(label[0].encode()) > MAX_NAME_BYTES:
         raise AecliError(f"{name} is damaged (it does not say which weights it needs): encode the picture again")
     return label[0], label[1]
 

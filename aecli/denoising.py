@@ -35,7 +35,7 @@ class Denoised:
 
 
 def denoise_picture(
-    picture: Picture, weights: Weights, compute: Compute, *, sigma: float | None = None, strength: float = 1.0
+    picture: Picture, weights: Weights, compute: Compute, *, sigma: float | None = None, strength: float = 1.0, tile: int = TILE
 ) -> Denoised:
     """Clean a picture; depth, alpha and metadata stay as they are.
 
@@ -46,6 +46,7 @@ def denoise_picture(
         sigma: standard deviation of the noise in grey levels of 255, 0 or more; None estimates it, for every place of its own.
             Feature autoencoders have learned one noise level and take no other.
         strength: share of the correction that is applied, 0–1; 0 gives the input back, bit for bit.
+        tile: side, in pixels, of the parts that a photograph is worked on in: memory against time.
 
     Raises:
         UsageError: sigma or strength out of range, or sigma with weights that cannot use it.
@@ -58,7 +59,7 @@ def denoise_picture(
     elif isinstance(weights.model, Denoiser):
         if sigma == 0:
             return Denoised(picture, 0.0, estimated=False)
-        pixels, used = _restore(picture.pixels, weights.model, sigma, strength, compute)
+        pixels, used = _restore(picture.pixels, weights.model, sigma, strength, tile, compute)
     else:
         raise AecliError(f"weights {weights.name} hold a {weights.card.arch}, which does not denoise: pass other --weights")
     return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=used is not None and sigma is None)
@@ -77,14 +78,14 @@ def check_options(weights: Weights, sigma: float | None, strength: float) -> Non
 
 
 def _restore(
-    pixels: np.ndarray, model: Denoiser, sigma: float | None, strength: float, compute: Compute
+    pixels: np.ndarray, model: Denoiser, sigma: float | None, strength: float, tile: int, compute: Compute
 ) -> tuple[np.ndarray, float]:
     """(H, W, C) pixels → the restored ones and the noise level, tile by tile: no more than a tile is ever held as floats."""
     height, width = pixels.shape[:2]
     radius = model.blind_radius if sigma is None else model.receptive_radius
     overlap = min(MAX_OVERLAP, math.ceil(radius / model.stride) * model.stride)
     # A picture little larger than a tile costs less whole than in two tiles with their overlaps.
-    tile = TILE if max(height, width) > TILE + 2 * overlap else TILE + 2 * overlap
+    tile = tile if max(height, width) > tile + 2 * overlap else tile + 2 * overlap
     result = np.empty_like(pixels)
     variance = 0.0  # summed over the pixels
     for rows, columns in tiles(height, width, tile, overlap):

@@ -10,3 +10,12 @@ class AecliError(Exception):
 
 class UsageError(AecliError):
     """The command was given wrong arguments; nothing was done (exit status 2)."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's error, or torch's: for GPUs it has a type, for processors a text alone."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )

@@ -29,6 +29,11 @@ Array = npt.NDArray[Any]
 
 MAX_PIXELS = 1_000_000_000  # 3 GB as 8-bit RGB: beyond that a header is more likely to lie than a picture to be that large
 
+# A header may lie, and decoders fill what a file lacks with grey: 600 bytes of JPEG took 14 s and 5 GB. Blank pages aside,
+# no picture of a larger size has fewer bytes.
+PLAUSIBLE_PIXELS = 1 << 25
+PIXELS_PER_BYTE = 2000
+
 # Only formats with a signature, and none that starts another program (EPS runs Ghostscript) or needs a plug-in.
 _READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "QOI")
 
@@ -91,7 +96,8 @@ def read_picture(source: Path | BinaryIO | bytes, name: str | None = None) -> Pi
     """Reads a whole picture from a file, an open binary stream (which need not be seekable) or the bytes of a file.
 
     `name` is what error messages call it. Raises AecliError if it is missing, unreadable, empty, no picture, damaged,
-    cut short, or larger than MAX_PIXELS.
+    cut short, larger than MAX_PIXELS, or one that claims more than PIXELS_PER_BYTE pixels a byte of its file (counted above
+    PLAUSIBLE_PIXELS).
     """
     name = name or (str(source) if isinstance(source, Path) else "the picture")
     with _errors_as_sentences(name):
@@ -120,6 +126,7 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
         image = Image.open(stream, formats=_READABLE)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        _check_length(stream, image, name)
         frames = getattr(image, "n_frames", 1)
         if image.format == "TIFF":
             image.getexif()  # Pillow would read it while decoding, where its warnings reach the terminal
@@ -130,6 +137,17 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
     if frames > 1:
         picture = replace(picture, notes=(*picture.notes, f"only the first of {frames} frames was read"))
     return picture
+
+
+def _check_length(stream: BinaryIO, image: Image.Image, name: str) -> None:
+    position = stream.tell()
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(position)
+    if image.width * image.height > max(PLAUSIBLE_PIXELS, PIXELS_PER_BYTE * length):
+        raise AecliError(
+            f"{name} claims {image.width}×{image.height} pixels in {length:,} bytes: "
+            "if it is no damaged file but a blank picture, save it uncompressed"
+        )
 
 
 def _check_codestream_ends(stream: BinaryIO, name: str) -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from aecli.errors import is_out_of_memory
+
+T = TypeVar("T")
+SMALLEST_TILE = 128
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,20 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, ove
 def _kept(span: Span, up: int, down: int) -> tuple[int, int, int]:
     """Where a span's kept part lies in the result, and where its read part starts there."""
     return tuple(v * up // down for v in (span.keep_start, span.keep_stop, span.read_start))  # type: ignore[return-value]
+
+
+class TileSide:
+    """The side of the tiles that pictures are worked on in: halved, and for all that follows, when memory runs out."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def fitting_memory(self, function: Callable[[int], T]) -> T:
+        """`function(side)`, tried again with smaller sides. Raises what it raises when even the smallest does not fit."""
+        while True:
+            try:
+                return function(self.side)
+            except Exception as error:
+                if not is_out_of_memory(error) or self.side // 2 < SMALLEST_TILE:
+                    raise
+            self.side //= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -111,11 +112,11 @@ def read_card(path: Path) -> Card:
 def find_weights(name: str | Path) -> Path:
     """The file of a shipped name or of a path. Raises AecliError, naming what there is, where there is none."""
     direct = Path(name)
-    if direct.suffix == ".safetensors" or direct.is_file():
+    if direct.suffix == ".safetensors" or os.path.isfile(direct):  # noqa: PTH113 — Path.is_file raises for long names
         return direct
     if direct.name == str(name):
         for folder in SHIPPED_FOLDERS:
-            if (folder / f"{name}.safetensors").is_file():
+            if os.path.isfile(folder / f"{name}.safetensors"):  # noqa: PTH113
                 return folder / f"{name}.safetensors"
     known = ", ".join(path.stem for path in shipped_weights()) or "none"
     raise AecliError(f"no weights named {name}: there are {known}; or pass the path of a .safetensors file")
@@ -130,8 +131,9 @@ def shipped_weights() -> list[Path]:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise AecliError(f"weights {path} cannot be read ({error.strerror}): check the name, or see aecli models") from error
+    except (OSError, ValueError) as error:  # the latter for names that no file can have
+        reason = error.strerror if isinstance(error, OSError) else "no file has such a name"
+        raise AecliError(f"weights {path} cannot be read ({reason}): check the name, or see aecli models") from error
 
 
 def _parse_header(path: Path, data: bytes) -> tuple[Card, dict[str, Any]]:

@@ -3,18 +3,14 @@
 import errno
 import io
 import os
-import re
-import signal
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from aecli import batch
-from aecli.batch import Input, Job, atomic_write, find_inputs, plan_outputs, read_bytes, run
+from aecli.batch import Input, Job, atomic_write, find_inputs, plan_outputs, read_bytes
 from aecli.errors import AecliError, UsageError
 
 not_as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may do everything")
@@ -118,11 +114,12 @@ def test_a_folder_without_permissions_fails_with_its_name():
     make("in/a.png", "in/private/b.png")
     Path("in/private").chmod(0)
     try:
-        outcomes = do(plan("in", recursive=True, output="out"), copy)
+        readable, private = plan("in", recursive=True, output="out")
+        assert read_bytes(readable, io.BytesIO()) == b"content of in/a.png"
+        with pytest.raises(AecliError, match=f"^{Path('in/private')} may not be read: check its permissions"):
+            read_bytes(private, io.BytesIO())
     finally:
         Path("in/private").chmod(0o700)
-    assert [outcome.status for outcome in outcomes] == ["done", "failed"]
-    assert outcomes[1].message == f"{Path('in/private')} may not be read: check its permissions"
 
 
 def test_names_come_from_a_list_or_from_standard_input():
@@ -409,179 +406,6 @@ def test_a_long_name_that_the_target_may_have_is_no_trouble_for_the_temporary_fi
     assert target.exists()
 
 
-# -------------------------------------------------------------------------------------------------------------- running
-
-
-def copy(job, stream):
-    stream.write(read_bytes(job, io.BytesIO(b"from standard input")))
-    return {"bytes": 7}
-
-
-def do(jobs, work, overwrite=False, skip_existing=False, stdout=None):
-    return list(run(jobs, work, overwrite=overwrite, skip_existing=skip_existing, stdout=stdout or io.BytesIO()))
-
-
-def test_a_job_that_is_done_tells_what_the_work_returned():
-    make("a.png")
-    (outcome,) = do(plan("a.png"), copy)
-    assert (outcome.status, outcome.info, outcome.error, outcome.message) == ("done", {"bytes": 7}, None, "")
-    assert outcome.seconds > 0
-    assert Path("a.denoised.png").read_text() == "content of a.png"
-
-
-def test_one_bad_file_does_not_stop_the_others():
-    make("a.png", "empty.png", "z.png")
-    Path("empty.png").write_bytes(b"")
-    Path("folder").mkdir()
-    inputs = [*find("a.png", "missing.png", "empty.png"), Input(Path("folder"), Path("folder")), *find("z.png")]
-    outcomes = do(plan_outputs(inputs, "out", rename=denoised), copy)
-    assert [outcome.status for outcome in outcomes] == ["done", "failed", "failed", "failed", "done"]
-    assert [outcome.message.split(":")[0] for outcome in outcomes[1:4]] == [
-        "missing.png does not exist",
-        "empty.png is empty (0 bytes)",
-        "folder is a folder",
-    ]
-    assert all_files() == ["a.png", "empty.png", "out/a.denoised.png", "out/z.denoised.png", "z.png"]
-
-
-class OutOfMemoryError(RuntimeError):
-    """As torch names it."""
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (AecliError("a.png is too odd: try b.png"), r"^a\.png is too odd: try b\.png$"),
-        (OSError(errno.EIO, "Input/output error", "x.dat"), r"^a\.png failed \(Input/output error at x\.dat\): "),
-        (OSError("no number"), r"^a\.png failed \(no number\): "),
-        (MemoryError(), r"^a\.png needs more memory than there is: "),
-        (OutOfMemoryError("CUDA"), r"^a\.png needs more memory than there is: "),
-        (KeyError("x"), r"^a\.png failed: KeyError: 'x' \(this is a bug; --verbose shows where\)$"),
-    ],
-)
-def test_each_kind_of_failure_has_its_sentence_and_keeps_its_exception(error, message):
-    def fail(job, stream):
-        stream.write(b"half a result")
-        raise error
-
-    make("a.png")
-    (outcome,) = do(plan("a.png"), fail)
-    assert outcome.status == "failed"
-    assert outcome.error is error
-    assert re.search(message, outcome.message)
-    assert all_files() == ["a.png"]
-
-
-def never(job, stream):
-    pytest.fail("no time may be spent on a result that will not be written")
-
-
-def test_results_that_exist_are_skipped_replaced_or_failures():
-    make("a.png", "a.denoised.png")
-    (skipped,) = do(plan("a.png"), never, skip_existing=True)
-    assert (skipped.status, skipped.message, skipped.error) == ("skipped", "a.denoised.png exists", None)
-    (failed,) = do(plan("a.png"), never)
-    assert (failed.status, failed.message) == ("failed", "a.denoised.png exists: pass --overwrite or another --output")
-    assert Path("a.denoised.png").read_text() == "content of a.denoised.png"
-    (done,) = do(plan("a.png"), copy, overwrite=True)
-    assert done.status == "done"
-    assert Path("a.denoised.png").read_text() == "content of a.png"
-
-
-def test_a_broken_off_run_goes_on_where_it_stopped():
-    make(*(f"in/{number}.png" for number in range(4)))
-    interrupted = run(plan("in"), copy, overwrite=False, skip_existing=True, stdout=io.BytesIO())
-    next(interrupted)
-    next(interrupted)
-    interrupted.close()
-    statuses = [outcome.status for outcome in do(plan("in"), copy, skip_existing=True)]
-    assert statuses == ["skipped", "skipped", "done", "done"]
-
-
-def test_standard_output_gets_all_or_nothing():
-    make("a.png")
-    stdout = io.BytesIO()
-    do(plan("-"), copy, stdout=stdout)
-    assert stdout.getvalue() == b"from standard input"
-
-    def fail(job, stream):
-        stream.write(b"half")
-        raise AecliError("no")
-
-    stdout = io.BytesIO()
-    assert do(plan("-"), fail, stdout=stdout)[0].status == "failed"
-    assert stdout.getvalue() == b""
-
-
-def test_a_reader_that_has_gone_is_a_sentence():
-    class Closed(io.BytesIO):
-        def write(self, _):
-            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-    (outcome,) = do(plan("-"), copy, stdout=Closed())
-    assert outcome.message == ("the result of standard input could not go to standard output (Broken pipe): pass --output")
-
-
 def test_empty_standard_input_is_a_sentence():
     with pytest.raises(AecliError, match=r"^standard input is empty \(0 bytes\)"):
         read_bytes(Job(None, None, "standard input"), io.BytesIO())
-
-
-def test_work_can_read_and_seek_in_what_it_has_written():
-    def work(job, stream):
-        stream.write(b"0123")
-        stream.seek(1)
-        assert stream.read(1) == b"1"
-        stream.seek(0)
-        stream.write(b"x")
-        return {}
-
-    make("a.png")
-    assert do(plan("a.png"), work)[0].status == "done"
-    assert Path("a.denoised.png").read_bytes() == b"x123"
-
-
-def test_names_with_newlines_and_bytes_that_are_no_text_go_all_the_way():
-    names = [b"new\nline.png", b"latin-\xe9.png"]
-    for name in names:
-        Path(os.fsdecode(name)).write_bytes(name)
-    jobs = plan(files_from="-", null_separated=True, stdin=b"\0".join(names), output="out/")
-    assert [outcome.status for outcome in do(jobs, copy)] == ["done", "done"]
-    assert {path.read_bytes() for path in Path("out").iterdir()} == set(names)
-
-
-def test_an_interrupt_passes_and_cleans_up():
-    def interrupted(job, stream):
-        stream.write(b"half")
-        raise KeyboardInterrupt
-
-    make("a.png", "b.png")
-    with pytest.raises(KeyboardInterrupt):
-        do(plan("a.png", "b.png"), interrupted)
-    assert all_files() == ["a.png", "b.png"]
-
-
-def test_ctrl_c_leaves_no_half_result_behind():
-    script = """
-import signal, sys, time
-from pathlib import Path
-from aecli.batch import Job, run
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
-def work(job, stream):
-    stream.write(b"half"); stream.flush()
-    print("started", flush=True)
-    time.sleep(60)
-    return {}
-try:
-    jobs = [Job(Path("a.png"), Path("out/a.npz"), "a.png")]
-    list(run(jobs, work, overwrite=False, skip_existing=False, stdout=sys.stdout.buffer))
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(batch.__file__).parents[1])}
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout.readline() == b"started\n"
-        assert len(all_files()) == 1  # the temporary one
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
-    assert all_files() == []

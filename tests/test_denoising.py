@@ -12,6 +12,7 @@ from aecli.denoising import denoise_picture
 from aecli.errors import AecliError, UsageError
 from aecli.images import from_array
 from aecli.metrics import psnr
+from aecli.tiling import TileSide
 from aecli.weights import load_weights
 
 
@@ -101,17 +102,15 @@ def test_tiles_leave_no_seams(denoiser_weights, compute, photograph, monkeypatch
     whole = denoise_picture(photograph, denoiser_weights, compute, sigma=50).picture
     tiles = []
     forward = denoiser_weights.model.forward
-    monkeypatch.setattr(denoising, "TILE", 32)
     monkeypatch.setattr(denoiser_weights.model, "forward", lambda x, sigma: tiles.append(x.shape) or forward(x, sigma))
-    tiled = denoise_picture(photograph, denoiser_weights, compute, sigma=50).picture
+    tiled = denoise_picture(photograph, denoiser_weights, compute, sigma=50, tile=32).picture
     assert len(tiles) == 6 * 7
     assert difference(whole, tiled) <= 1
 
 
-def test_tiles_leave_no_seams_where_the_noise_is_estimated(denoiser_weights, compute, photograph, monkeypatch):
+def test_tiles_leave_no_seams_where_the_noise_is_estimated(denoiser_weights, compute, photograph):
     whole = denoise_picture(photograph, denoiser_weights, compute)
-    monkeypatch.setattr(denoising, "TILE", 32)
-    tiled = denoise_picture(photograph, denoiser_weights, compute)
+    tiled = denoise_picture(photograph, denoiser_weights, compute, tile=32)
     assert difference(whole.picture, tiled.picture) <= 1
     assert tiled.sigma == pytest.approx(whole.sigma, rel=1e-4)
 
@@ -235,3 +234,36 @@ def test_every_denoiser_of_a_seed_is_the_same():
     """The fixtures above are what they are said to be."""
     assert torch.equal(tiny_denoiser().tail.weight, tiny_denoiser().tail.weight)
     assert not torch.equal(tiny_dense(0).encoder.weight, tiny_dense(1).encoder.weight)
+
+
+def test_when_memory_runs_out_tiles_become_smaller_and_stay_so(denoiser_weights, compute, photograph, monkeypatch):
+    whole = denoise_picture(photograph, denoiser_weights, compute, sigma=50).picture
+    forward, tile, tried = denoiser_weights.model.forward, TileSide(512), []
+
+    def short_of_memory(x, sigma):
+        if x.shape[-1] > 190:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory")
+        return forward(x, sigma)
+
+    def denoised(side):
+        tried.append(side)
+        return denoise_picture(photograph, denoiser_weights, compute, sigma=50, tile=side).picture
+
+    monkeypatch.setattr(denoiser_weights.model, "forward", short_of_memory)
+    assert difference(whole, tile.fitting_memory(denoised)) <= 1
+    assert difference(whole, tile.fitting_memory(denoised)) <= 1
+    assert tried == [512, 256, 128, 128]
+
+
+def test_a_picture_that_does_not_fit_in_the_smallest_tiles_fails_and_other_errors_are_not_tried_again():
+    tried = []
+
+    def failing(side):
+        tried.append(side)
+        raise MemoryError if side > 200 else ValueError
+
+    with pytest.raises(ValueError):
+        TileSide(512).fitting_memory(failing)
+    assert tried == [512, 256, 128]
+    with pytest.raises(MemoryError):
+        TileSide(200).fitting_memory(lambda side: failing(500))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aecli.batch import STDIN, Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Inputs, Printing, Running
-from aecli.images import SUFFIXES, read_picture
+from aecli.images import SUFFIXES, Picture, read_picture
+from aecli.pipeline import Work
 
 if TYPE_CHECKING:
     from aecli.anomalies import Evidence, Verdict
@@ -60,13 +60,13 @@ def anomalies(
     verdicts: list[Named] = []
     worst: list[tuple[tuple[bool, float], int, Evidence]] = []  # a heap: only their pictures are kept
 
-    def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
-        verdict, evidence = judge(read_picture(read_bytes(job, sys.stdin.buffer), job.name), loaded, compute)
+    def process(job: Job, picture: Picture) -> None:
+        verdict, evidence = judge(picture, loaded, compute)
         add = heapq.heappush if len(worst) < SHOWN else heapq.heappushpop
         add(worst, (verdict.rank, -len(verdicts), evidence))
         verdicts.append((job.name, verdict))
-        return {}
 
+    work = Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, lambda job, _, stream: {})
     failed = report.count_failures([Job(item.path, None, str(item.path or STDIN)) for item in found], work)
     ranked = sorted(verdicts, key=lambda named: named[1].rank, reverse=True)
     if ranked:

@@ -14,7 +14,8 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
 from aecli.errors import AecliError
-from aecli.images import format_of, write_picture
+from aecli.images import Picture, format_of, write_picture
+from aecli.pipeline import Work
 
 if TYPE_CHECKING:
     from aecli.compression import Coder
@@ -60,13 +61,15 @@ def decode(
     if weights:
         coder(weights)  # wrong weights are wrong usage, and not the fault of every file
 
-    def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
-        format = format_of(job.target) if job.target else "PNG"
-        data = read_bytes(job, sys.stdin.buffer)
-        picture = decode_picture(data, job.name, lambda named: coder(weights or named))
-        notes = write_picture(picture, stream, format, job.name)
-        return {"size": [picture.width, picture.height], "bytes": len(data), "notes": list(notes)}
+    def process(job: Job, data: bytes) -> tuple[Picture, int]:
+        return decode_picture(data, job.name, lambda named: coder(weights or named)), len(data)
 
+    def write(job: Job, result: tuple[Picture, int], stream: BinaryIO) -> Mapping[str, object]:
+        picture, size = result
+        notes = write_picture(picture, stream, format_of(job.target) if job.target else "PNG", job.name)
+        return {"size": [picture.width, picture.height], "bytes": size, "notes": list(notes)}
+
+    work = Work(lambda job: read_bytes(job, sys.stdin.buffer), process, write)
     report.run_batch(jobs, work, files, _describe)
 
 

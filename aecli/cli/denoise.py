@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
-from aecli.images import FORMATS, SUFFIXES, format_of, read_picture, write_picture
+from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
+from aecli.pipeline import Work
+
+if TYPE_CHECKING:
+    from aecli.denoising import Denoised
 
 
 def denoise(
@@ -43,7 +47,8 @@ def denoise(
     report.configure(printing)
     jobs = report.plan(files, SUFFIXES, _in_folder if files.output else _beside)
 
-    from aecli.denoising import check_options, denoise_picture
+    from aecli.denoising import TILE, check_options, denoise_picture
+    from aecli.tiling import TileSide
     from aecli.weights import load_weights
 
     compute = running.compute()
@@ -51,20 +56,29 @@ def denoise(
     check_options(loaded, sigma, strength)
     clean = read_picture(reference) if reference else None
 
-    def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
-        format = format_of(job.target) if job.target else None
-        picture = read_picture(read_bytes(job, sys.stdin.buffer), job.name)
-        done = denoise_picture(picture, loaded, compute, sigma=sigma, strength=strength)
-        notes = write_picture(done.picture, stream, format or _same_format(picture.format), job.name)
-        info: dict[str, object] = {"size": [picture.width, picture.height], "weights": loaded.name}
+    tile = TileSide(TILE)
+
+    def process(job: Job, picture: Picture) -> tuple[Denoised, dict[str, object]]:
+        def denoised(side: int) -> Denoised:
+            return denoise_picture(picture, loaded, compute, sigma=sigma, strength=strength, tile=side)
+
+        done = tile.fitting_memory(denoised)
+        if clean is None:
+            return done, {}
+        from aecli.scores import scores
+
+        return done, {"before": scores(picture, clean), "after": scores(done.picture, clean)}
+
+    def write(job: Job, result: tuple[Denoised, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
+        done, compared = result
+        format = format_of(job.target) if job.target else _same_format(done.picture.format)
+        notes = write_picture(done.picture, stream, format, job.name)
+        info: dict[str, object] = {"size": [done.picture.width, done.picture.height], "weights": loaded.name}
         if done.sigma is not None:
             info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
-        if clean is not None:
-            from aecli.scores import scores
+        return info | compared | {"notes": [*done.picture.notes, *notes]}
 
-            info |= {"before": scores(picture, clean), "after": scores(done.picture, clean)}
-        return info | {"notes": [*picture.notes, *notes]}
-
+    work = Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write)
     report.run_batch(jobs, work, files, _describe)
 
 

@@ -14,7 +14,8 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
 from aecli.errors import UsageError
-from aecli.images import SUFFIXES, read_picture, with_8_bits
+from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
+from aecli.pipeline import Work
 from aecli.quality import Target
 
 SIZE = "How small"
@@ -66,18 +67,19 @@ def encode(
     check_options(coder, wanted)
     strange: list[str] = []
 
-    def work(job: Job, stream: BinaryIO) -> Mapping[str, object]:
+    def read(job: Job) -> tuple[Picture, int]:
         source = read_bytes(job, sys.stdin.buffer)
         picture = read_picture(source, job.name)
-        if strip:
-            picture = replace(picture, icc=None, exif=None, dpi=None)
+        return replace(picture, icc=None, exif=None, dpi=None) if strip else picture, len(source)
+
+    def process(job: Job, given: tuple[Picture, int]) -> tuple[bytes, dict[str, object]]:
+        picture, source_bytes = given
         data = encode_picture(picture, coder, quality=wanted)
-        stream.write(data)
         info: dict[str, object] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
             "bits_per_pixel": round(8 * len(data) / (picture.width * picture.height), 4),
-            "ratio": round(len(source) / len(data), 3),
+            "ratio": round(source_bytes / len(data), 3),
             "weights": coder.weights.name,
         }
         if isinstance(wanted, Target):
@@ -94,8 +96,14 @@ def encode(
             if info["unlike_training_data"]:
                 notes.append(f"unlike what {coder.weights.name} was trained on")
                 strange.append(job.name)
-        return info | {"notes": notes}
+        return data, info | {"notes": notes}
 
+    def write(job: Job, result: tuple[bytes, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
+        data, info = result
+        stream.write(data)
+        return info
+
+    work = Work(read, process, write)
     report.run_batch(jobs, work, files, _describe)
     if strange and fail_on_anomaly:
         raise typer.Exit(report.ExitStatus.ANOMALY)

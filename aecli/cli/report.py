@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import typer
 
 from aecli import batch
 from aecli.cli.options import FIGURES, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
+from aecli.pipeline import Outcome, Work, run
 
 
 class ExitStatus(IntEnum):
@@ -151,35 +152,45 @@ def check_figure(output: Path, overwrite: bool) -> None:
 
 def run_batch(
     jobs: Sequence[batch.Job],
-    work: Callable[[batch.Job, BinaryIO], Mapping[str, object]],
+    work: Work[Any, Any],
     files: Files,
     describe: Callable[[Mapping[str, Any]], str],
 ) -> None:
     """Do the jobs, say what became of each, and exit with status 1 if any failed."""
-    counts = {"done": 0, "skipped": 0, "failed": 0}
-    outcomes = batch.run(jobs, work, overwrite=files.overwrite, skip_existing=files.skip_existing, stdout=sys.stdout.buffer)
-    with _ending_when_told(), _progress(len(jobs)) as advance:
-        for outcome in outcomes:
-            counts[outcome.status] += 1
-            _show_outcome(outcome, describe)
-            advance()
+    for folder in {job.target.parent for job in jobs if job.target is not None}:
+        batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
+    counts = _run(jobs, work, describe, overwrite=files.overwrite, skip_existing=files.skip_existing)
     if len(jobs) > 1:
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
     if counts["failed"]:
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def count_failures(jobs: Sequence[batch.Job], work: Callable[[batch.Job, BinaryIO], Mapping[str, object]]) -> int:
+def count_failures(jobs: Sequence[batch.Job], work: Work[Any, Any]) -> int:
     """Do jobs that write nothing, say which failed, and how many those are."""
-    failures = 0
-    outcomes = batch.run(jobs, work, overwrite=False, skip_existing=False, stdout=sys.stdout.buffer)
+    return _run(jobs, work, None, overwrite=False, skip_existing=False)["failed"]
+
+
+def _run(
+    jobs: Sequence[batch.Job],
+    work: Work[Any, Any],
+    describe: Callable[[Mapping[str, Any]], str] | None,
+    *,
+    overwrite: bool,
+    skip_existing: bool,
+) -> dict[str, int]:
+    """How many jobs came to which end; without `describe` those that are done are not spoken of."""
+    counts = {"done": 0, "skipped": 0, "failed": 0}
     with _ending_when_told(), _progress(len(jobs)) as advance:
-        for outcome in outcomes:
-            if outcome.status == "failed":
-                _show_outcome(outcome, str)
-                failures += 1
+
+        def tell(outcome: Outcome) -> None:
+            counts[outcome.status] += 1
+            if describe is not None or outcome.status != "done":
+                _show_outcome(outcome, describe or str)
             advance()
-    return failures
+
+        run(jobs, work, tell, overwrite=overwrite, skip_existing=skip_existing, stdout=sys.stdout.buffer)
+    return counts
 
 
 @contextmanager
@@ -194,7 +205,7 @@ def _ending_when_told() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show_outcome(outcome: batch.Outcome, describe: Callable[[Mapping[str, Any]], str]) -> None:
+def _show_outcome(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> None:
     job = outcome.job
     target = "standard output" if job.target is None else str(job.target)
     values = {"input": job.name, "output": target, "status": outcome.status, "seconds": round(outcome.seconds, 4)}

@@ -1,0 +1,224 @@
+"""Many files at work: reading the next, the network on one, and writing the last go on at once; one bad file stops nothing.
+
+    reader thread        the caller's thread      writer thread
+    work.read(job)   →   work.process(job, …) →   work.write(job, …, stream), tell(outcome)
+
+One picture is read ahead and one result waits to be written or is being written, so that memory does not grow with the number
+of files. Nothing here prints, asks or exits.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
+
+from aecli.batch import ExistsError, Job, atomic_write, check_target
+from aecli.errors import AecliError, is_out_of_memory
+
+R = TypeVar("R")
+P = TypeVar("P")
+
+AHEAD = 1  # sources read, or being read, before the network needs them
+BEHIND = 1  # results that wait to be written, or are being written
+PATIENCE = 0.2  # seconds between looks at whether the work is to end
+
+
+@dataclass(frozen=True)
+class Work(Generic[R, P]):
+    """What is done with a job, in three parts.
+
+    read: from the source to what the network takes; runs beside `process`, so it must leave the network alone. process: the
+    network; the only part in the caller's thread. write: puts the result into a stream, and returns what is to be told of it.
+    """
+
+    read: Callable[[Job], R]
+    process: Callable[[Job, R], P]
+    write: Callable[[Job, P, BinaryIO], Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job. seconds: of work, waiting left out."""
+
+    job: Job
+    status: Literal["done", "skipped", "failed"]
+    seconds: float
+    info: Mapping[str, object] = field(default_factory=dict)  # what the work returned
+    error: BaseException | None = None
+    message: str = ""  # one sentence if skipped or failed
+
+
+def run(
+    jobs: Iterable[Job],
+    work: Work[Any, Any],
+    tell: Callable[[Outcome], None],
+    *,
+    overwrite: bool,
+    skip_existing: bool,
+    stdout: BinaryIO,
+) -> None:
+    """Does all jobs and tells what became of each as soon as it is known, in the order of the jobs, from the writer's thread.
+
+    What `work.write` puts into its stream becomes visible, as a file or on `stdout`, once it has returned. A result that exists
+    makes the job "skipped" with `skip_existing`, which counts before `overwrite`, and "failed" without both; nothing is then
+    read. Any Exception makes the job "failed" and the next one goes on. What is raised in the caller's thread, such as
+    KeyboardInterrupt, or by `tell`, ends the run: the result that is being written is finished, all others are dropped.
+    """
+    _Run(work, tell, overwrite, skip_existing, stdout).do(jobs)
+
+
+@dataclass
+class _Task:
+    """A job on its way through the threads. value: what the last part returned."""
+
+    job: Job
+    seconds: float = 0.0
+    value: Any = None
+    error: Exception | None = None
+    message: str = ""  # why it is skipped
+
+    def attempt(self, part: Callable[[], Any]) -> None:
+        """Do a part of the work, unless one before it failed or there is nothing to do."""
+        if self.error is not None or self.message:
+            return
+        start = perf_counter()
+        try:
+            self.value = part()
+        except Exception as error:
+            self.value, self.error = None, error
+        self.seconds += perf_counter() - start
+
+    def outcome(self) -> Outcome:
+        if self.message:
+            return Outcome(self.job, "skipped", self.seconds, message=self.message)
+        if self.error is not None:
+            return Outcome(self.job, "failed", self.seconds, error=self.error, message=sentence(self.job, self.error))
+        return Outcome(self.job, "done", self.seconds, self.value)
+
+
+class _Run:
+    """The threads of one call and what they share."""
+
+    def __init__(
+        self, work: Work[Any, Any], tell: Callable[[Outcome], None], overwrite: bool, skip_existing: bool, stdout: BinaryIO
+    ) -> None:
+        self._work, self._tell, self._stdout = work, tell, stdout
+        self._overwrite, self._skip_existing = overwrite, skip_existing
+        self._read: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._processed: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._ahead, self._behind = threading.Semaphore(AHEAD), threading.Semaphore(1 + BEHIND)  # one at work
+        self._ending = threading.Event()
+        self._broken: list[BaseException] = []  # what ended a thread
+
+    def do(self, jobs: Iterable[Job]) -> None:
+        # A reader may hang on a pipe for ever: it must not keep the program from ending. A writer has to be waited for.
+        threading.Thread(target=self._guarded, args=(lambda: self._read_all(jobs),), daemon=True).start()
+        writer = threading.Thread(target=self._guarded, args=(self._write_all,), daemon=True)
+        writer.start()
+        try:
+            while (task := self._next(self._read)) is not None and self._enter(self._behind):
+                self._ahead.release()
+                self._process(task)
+                self._processed.put(task)
+            self._processed.put(None)
+            while writer.is_alive():
+                writer.join(PATIENCE)
+        finally:
+            self._ending.set()
+            writer.join()
+        if self._broken:
+            raise self._broken[0]
+
+    def _guarded(self, part: Callable[[], None]) -> None:
+        try:
+            part()
+        except BaseException as error:
+            self._broken.append(error)
+            self._ending.set()
+
+    def _read_all(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if not self._enter(self._ahead):
+                return
+            task = _Task(job)
+            if self._skip_existing and job.target is not None and os.path.lexists(job.target):
+                task.message = f"{job.target} exists"
+            elif job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
+                task.attempt(lambda task=task: self._begin(task.job))  # type: ignore[misc]
+            self._read.put(task)
+        self._read.put(None)
+
+    def _begin(self, job: Job) -> Any:
+        if job.target is not None:
+            check_target(job.target, overwrite=self._overwrite)  # before any time is spent on what cannot be written
+        return self._work.read(job)
+
+    def _process(self, task: _Task) -> None:
+        if task.job.source is None:
+            task.attempt(lambda: self._begin(task.job))
+        task.attempt(lambda: self._work.process(task.job, task.value))
+
+    def _write_all(self) -> None:
+        while (task := self._next(self._processed)) is not None:
+            task.attempt(lambda task=task: self._write(task))  # type: ignore[misc]
+            if self._skip_existing and isinstance(task.error, ExistsError):  # another process was quicker
+                task.message = f"{task.job.target} exists"
+            outcome, task.value = task.outcome(), None
+            self._behind.release()
+            self._tell(outcome)
+
+    def _write(self, task: _Task) -> Mapping[str, object]:
+        with _result_stream(task.job, self._overwrite, self._stdout) as stream:
+            return self._work.write(task.job, task.value, stream)
+
+    def _next(self, tasks: queue.SimpleQueue[_Task | None]) -> _Task | None:
+        """The next one, or None where there is none or the run ends."""
+        while not self._ending.is_set():
+            try:
+                return tasks.get(timeout=PATIENCE)
+            except queue.Empty:
+                pass
+        return None
+
+    def _enter(self, places: threading.Semaphore) -> bool:
+        """Wait for a place; False where the run ends first."""
+        while not self._ending.is_set():
+            if places.acquire(timeout=PATIENCE):
+                return True
+        return False
+
+
+@contextmanager
+def _result_stream(job: Job, overwrite: bool, stdout: BinaryIO) -> Iterator[BinaryIO]:
+    if job.target is not None:
+        with atomic_write(job.target, overwrite=overwrite) as stream:
+            yield stream
+        return
+    buffer = io.BytesIO()  # a pipe cannot be taken back: nothing goes out before all is there
+    yield buffer
+    try:
+        stdout.write(buffer.getbuffer())
+        stdout.flush()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AecliError(f"the result of {job.name} could not go to standard output ({reason}): pass --output") from error
+
+
+def sentence(job: Job, error: Exception) -> str:
+    """What the person reads of a failed job."""
+    if isinstance(error, AecliError):
+        text = str(error)
+        return text if job.name in text or (job.target and str(job.target) in text) else f"{job.name}: {text}"
+    if is_out_of_memory(error):
+        return f"{job.name} needs more memory than there is: close other programs or cut it into smaller pictures"
+    if isinstance(error, OSError):
+        about = f" at {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        return f"{job.name} failed ({error.strerror or error}{about}): check the disk and run again"
+    return f"{job.name} failed: {type(error).__name__}: {error} (this is a bug; --verbose shows where)"

@@ -1,0 +1,300 @@
+"""Jobs are done side by side and in order; whatever happens to one of them, the others and all results stay whole."""
+
+import errno
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from test_batch import all_files, denoised, find, in_an_empty_folder, make, plan
+
+from aecli import pipeline
+from aecli.batch import Input, plan_outputs, read_bytes
+from aecli.errors import AecliError
+from aecli.pipeline import Work, run
+
+__all__ = ["in_an_empty_folder"]  # a fixture that every test here uses by itself
+
+
+def read(job):
+    return read_bytes(job, io.BytesIO(b"from standard input"))
+
+
+def put(job, data, stream):
+    stream.write(data)
+    return {"bytes": 7}
+
+
+COPY = Work(read, lambda job, data: data, put)
+
+
+def writing(work):
+    """All of the work done where results are written: work(job, stream)."""
+    return Work(lambda job: None, lambda job, _: None, lambda job, _, stream: work(job, stream))
+
+
+def do(jobs, work, overwrite=False, skip_existing=False, stdout=None):
+    outcomes = []
+    run(jobs, work, outcomes.append, overwrite=overwrite, skip_existing=skip_existing, stdout=stdout or io.BytesIO())
+    return outcomes
+
+
+def test_a_job_that_is_done_tells_what_the_work_returned():
+    make("a.png")
+    (outcome,) = do(plan("a.png"), COPY)
+    assert (outcome.status, outcome.info, outcome.error, outcome.message) == ("done", {"bytes": 7}, None, "")
+    assert outcome.seconds > 0
+    assert Path("a.denoised.png").read_text() == "content of a.png"
+
+
+def test_one_bad_file_does_not_stop_the_others():
+    make("a.png", "empty.png", "z.png")
+    Path("empty.png").write_bytes(b"")
+    Path("folder").mkdir()
+    inputs = [*find("a.png", "missing.png", "empty.png"), Input(Path("folder"), Path("folder")), *find("z.png")]
+    outcomes = do(plan_outputs(inputs, "out", rename=denoised), COPY)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "failed", "failed", "done"]
+    assert [outcome.message.split(":")[0] for outcome in outcomes[1:4]] == [
+        "missing.png does not exist",
+        "empty.png is empty (0 bytes)",
+        "folder is a folder",
+    ]
+    assert all_files() == ["a.png", "empty.png", "out/a.denoised.png", "out/z.denoised.png", "z.png"]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AecliError("a.png is too odd: try b.png"), r"^a\.png is too odd: try b\.png$"),
+        (OSError(errno.EIO, "Input/output error", "x.dat"), r"^a\.png failed \(Input/output error at x\.dat\): "),
+        (OSError("no number"), r"^a\.png failed \(no number\): "),
+        (MemoryError(), r"^a\.png needs more memory than there is: "),
+        (OutOfMemoryError("CUDA"), r"^a\.png needs more memory than there is: "),
+        (KeyError("x"), r"^a\.png failed: KeyError: 'x' \(this is a bug; --verbose shows where\)$"),
+    ],
+)
+def test_each_kind_of_failure_has_its_sentence_and_keeps_its_exception(error, message):
+    def fail(job, stream):
+        stream.write(b"half a result")
+        raise error
+
+    make("a.png")
+    (outcome,) = do(plan("a.png"), writing(fail))
+    assert outcome.status == "failed"
+    assert outcome.error is error
+    assert re.search(message, outcome.message)
+    assert all_files() == ["a.png"]
+
+
+def forbidden(job):
+    pytest.fail("no time may be spent on a result that will not be written")
+
+
+NEVER = Work(forbidden, lambda job, _: None, put)
+
+
+def test_results_that_exist_are_skipped_replaced_or_failures():
+    make("a.png", "a.denoised.png")
+    (skipped,) = do(plan("a.png"), NEVER, skip_existing=True)
+    assert (skipped.status, skipped.message, skipped.error) == ("skipped", "a.denoised.png exists", None)
+    (failed,) = do(plan("a.png"), NEVER)
+    assert (failed.status, failed.message) == ("failed", "a.denoised.png exists: pass --overwrite or another --output")
+    assert Path("a.denoised.png").read_text() == "content of a.denoised.png"
+    (done,) = do(plan("a.png"), COPY, overwrite=True)
+    assert done.status == "done"
+    assert Path("a.denoised.png").read_text() == "content of a.png"
+
+
+def test_a_broken_off_run_goes_on_where_it_stopped():
+    make(*(f"in/{number}.png" for number in range(4)))
+
+    def stop_at_the_third(job, data):
+        if job.name == "in/2.png":
+            raise KeyboardInterrupt
+        return data
+
+    with pytest.raises(KeyboardInterrupt):
+        do(plan("in", output="out"), Work(read, stop_at_the_third, put))
+    done = sorted(path.name for path in Path("out").iterdir())
+    assert done in (["0.denoised.png"], ["0.denoised.png", "1.denoised.png"])  # the second may have waited to be written
+    statuses = [outcome.status for outcome in do(plan("in", output="out"), COPY, skip_existing=True)]
+    assert statuses == ["skipped"] * len(done) + ["done"] * (4 - len(done))
+
+
+def test_standard_output_gets_all_or_nothing():
+    make("a.png")
+    stdout = io.BytesIO()
+    do(plan("-"), COPY, stdout=stdout)
+    assert stdout.getvalue() == b"from standard input"
+
+    def fail(job, stream):
+        stream.write(b"half")
+        raise AecliError("no")
+
+    stdout = io.BytesIO()
+    assert do(plan("-"), writing(fail), stdout=stdout)[0].status == "failed"
+    assert stdout.getvalue() == b""
+
+
+def test_a_reader_that_has_gone_is_a_sentence():
+    class Closed(io.BytesIO):
+        def write(self, _):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    (outcome,) = do(plan("-"), COPY, stdout=Closed())
+    assert outcome.message == ("the result of standard input could not go to standard output (Broken pipe): pass --output")
+
+
+def test_work_can_read_and_seek_in_what_it_has_written():
+    def work(job, stream):
+        stream.write(b"0123")
+        stream.seek(1)
+        assert stream.read(1) == b"1"
+        stream.seek(0)
+        stream.write(b"x")
+        return {}
+
+    make("a.png")
+    assert do(plan("a.png"), writing(work))[0].status == "done"
+    assert Path("a.denoised.png").read_bytes() == b"x123"
+
+
+def test_names_with_newlines_and_bytes_that_are_no_text_go_all_the_way():
+    names = [b"new\nline.png", b"latin-\xe9.png"]
+    for name in names:
+        Path(os.fsdecode(name)).write_bytes(name)
+    jobs = plan(files_from="-", null_separated=True, stdin=b"\0".join(names), output="out/")
+    assert [outcome.status for outcome in do(jobs, COPY)] == ["done", "done"]
+    assert {path.read_bytes() for path in Path("out").iterdir()} == set(names)
+
+
+def test_an_interrupt_passes_and_cleans_up():
+    def interrupted(job, stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    make("a.png", "b.png")
+    with pytest.raises(KeyboardInterrupt):
+        do(plan("a.png", "b.png"), writing(interrupted))
+    assert all_files() == ["a.png", "b.png"]
+
+
+def test_ctrl_c_leaves_no_half_result_behind():
+    script = """
+import signal, sys, time
+from pathlib import Path
+from aecli.batch import Job
+from aecli.pipeline import Work, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+def process(job, value):
+    if job.name == "b.png":
+        time.sleep(60)
+def write(job, value, stream):
+    stream.write(b"half"); stream.flush()
+    print("started", flush=True)
+    time.sleep(1)
+    stream.write(b" and half")
+    return {}
+try:
+    jobs = [Job(Path(name), Path(f"out/{name}.npz"), name) for name in ("a.png", "b.png")]
+    run(jobs, Work(lambda job: None, process, write), print, overwrite=False, skip_existing=False, stdout=sys.stdout.buffer)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"started\n"
+        assert len(all_files()) == 1  # the temporary one
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+    assert all_files() == ["out/a.png.npz"]
+    assert Path("out/a.png.npz").read_bytes() == b"half and half"
+
+
+def test_reading_the_network_and_writing_go_on_at_once():
+    """Each part waits for the others to have begun on the files beside it."""
+    make(*(f"in/{number}.png" for number in range(3)))
+    began = {
+        (part, name): threading.Event() for part in ("read", "process", "write") for name in ("in/0.png", "in/1.png", "in/2.png")
+    }
+
+    def meet(part, job, *others):
+        began[part, job.name].set()
+        if job.name == {"read": "in/2.png", "process": "in/1.png", "write": "in/0.png"}[part]:
+            assert all(began[other].wait(timeout=10) for other in others)
+
+    def slow_read(job):
+        meet("read", job, ("process", "in/1.png"), ("write", "in/0.png"))
+
+    def slow_process(job, _):
+        meet("process", job, ("read", "in/2.png"), ("write", "in/0.png"))
+
+    def slow_write(job, _, stream):
+        meet("write", job, ("read", "in/2.png"), ("process", "in/1.png"))
+        return {}
+
+    outcomes = do(plan("in"), Work(slow_read, slow_process, slow_write))
+    assert [outcome.status for outcome in outcomes] == ["done"] * 3
+
+
+def test_no_more_pictures_are_held_than_one_ahead_one_at_work_and_one_behind():
+    make(*(f"in/{number}.png" for number in range(30)))
+    alive, most, lock = set(), [0], threading.Lock()
+
+    def hold(job):
+        with lock:
+            alive.add(job.name)
+            most[0] = max(most[0], len(alive))
+
+    def release(job, _, stream):
+        time.sleep(0.002)
+        with lock:
+            alive.remove(job.name)
+        return {}
+
+    do(plan("in"), Work(hold, lambda job, _: None, release))
+    assert 2 <= most[0] <= 4  # a picture may be read while the writer lets the last one go
+
+
+def test_a_result_that_another_process_has_written_meanwhile_is_skipped_like_any_other():
+    make("a.png")
+
+    def be_overtaken(job, data):
+        job.target.write_text("the other's")
+        return data
+
+    (skipped,) = do(plan("a.png"), Work(read, be_overtaken, put), skip_existing=True)
+    assert (skipped.status, skipped.message) == ("skipped", "a.denoised.png exists")
+    assert Path("a.denoised.png").read_text() == "the other's"
+
+
+def test_what_telling_raises_ends_the_run():
+    make("a.png", "b.png", "c.png")
+
+    def gone(outcome):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(plan("a.png", "b.png", "c.png"), COPY, gone, overwrite=False, skip_existing=False, stdout=io.BytesIO())
+    assert Path("a.denoised.png").exists()
+
+
+def test_a_source_that_never_comes_does_not_keep_an_interrupted_run_alive():
+    make("a.png")
+    os.mkfifo("never.png")
+
+    def interrupt(job, data):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        do(plan("a.png", "never.png"), Work(lambda job: job.source.read_bytes(), interrupt, put))
