@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 
 $(BIN)/aecli: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aecli needs Python 3.11 or newer: make PYTHON=…")'
@@ -24,6 +24,9 @@ demo: $(BIN)/aecli  ## denoise, compress and restore a photograph, and show auto
 
 test: $(BIN)/aecli  ## install what the tests need, and run them
 	$(BIN)/python -m pytest tests
+
+fuzz: $(BIN)/aecli  ## hostile files made at random, for a minute; longer by hand: python -m tests.fuzz --minutes 30
+	$(BIN)/python -m tests.fuzz --minutes 1
 
 lint: $(BIN)/aecli
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
