@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -15,6 +19,7 @@ from aecli.batch import atomic_write
 if TYPE_CHECKING:
     from aecli.anomalies import Evidence
     from aecli.pca import Comparison, Rate
+    from aecli.projection import Projection
     from aecli.traversal import Walks
 
 SMALLEST_TILE = 96  # pixels: digits of 28×28 are enlarged to about this
@@ -231,3 +236,84 @@ def traversal_figure(lattice: Walks, lines: Walks, weights: str) -> Any:
             axes.set_yticks([(row + 0.5) * sheet.height / rows for row in range(len(walks.labels))], walks.labels)
             axes.tick_params(length=0)
     return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- project
+
+THUMBNAIL = 0.36  # inches
+SHEET_COLUMNS = 100
+PAGE = Path(__file__).parent / "project_page.html"
+
+
+def projection_figure(projection: Projection) -> Any:
+    """Maps side by side, coloured by class; pictures that have names are drawn at their places, where there is room.
+
+    Returns a matplotlib Figure.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2 * len(projection.maps) + 0.8, 6.2), layout="constrained", dpi=160)
+        panels = figure.subplots(1, len(projection.maps), squeeze=False)[0]
+        for axes, (title, points) in zip(panels, projection.maps.items(), strict=True):
+            plot_map(axes, title, points, projection.classes, projection.class_names)
+            axes.set_aspect("equal", adjustable="datalim")
+        figure.suptitle(projection.name)
+        if projection.classes is not None:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, markerscale=4)
+        if projection.names:
+            figure.draw_without_rendering()  # the places on the paper are known only then
+            for axes, points in zip(panels, projection.maps.values(), strict=True):
+                _draw_thumbnails(axes, points, projection)
+    return figure
+
+
+def _draw_thumbnails(axes: Any, points: np.ndarray, projection: Projection) -> None:
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    side = THUMBNAIL * axes.figure.dpi
+    places = axes.transData.transform(points)
+    drawn: list[np.ndarray] = []
+    for row, place in enumerate(places):
+        if any(np.abs(place - other).max() < side for other in drawn):
+            continue
+        drawn.append(place)
+        picture = OffsetImage(np.asarray(to_image(projection.images[row])), zoom=72 * THUMBNAIL / projection.images.shape[-1])
+        colour = "none" if projection.classes is None else class_colour(int(projection.classes[row]))
+        axes.add_artist(AnnotationBbox(picture, points[row], pad=0.1, bboxprops={"edgecolor": colour, "linewidth": 1.5}))
+
+
+def projection_page(projection: Projection) -> str:
+    """One HTML file that needs nothing else: the maps, with zoom, and the picture and its name where the mouse is."""
+    from aecli.projection import in_unit_square
+
+    images = projection.images
+    side = images.shape[-1]
+    square = F.interpolate(images, size=(side, side)) if images.shape[-2] != side else images
+    sheet = grid_image(square, min(SHEET_COLUMNS, len(images)))
+    format = "PNG" if images.shape[1] == 1 else "JPEG"
+    buffer = io.BytesIO()
+    (sheet.convert("L") if format == "PNG" else sheet).save(buffer, format, quality=90)
+    data = {
+        "name": projection.name,
+        "maps": [
+            {"title": title, "places": np.round(in_unit_square(places), 5).tolist()} for title, places in projection.maps.items()
+        ],
+        "sheet": f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        "side": side,
+        "columns": min(SHEET_COLUMNS, len(images)),
+        "thumbnails": bool(projection.names),
+        "names": list(projection.names) or None,
+        "classes": None if projection.classes is None else projection.classes.tolist(),
+        "classNames": list(_class_names(projection)),
+        "colours": [class_colour(index) for index in range(len(_class_names(projection)))],
+    }
+    # Within a script element nothing is escaped but what would end it.
+    return PAGE.read_text(encoding="utf-8").replace("/*DATA*/", json.dumps(data).replace("<", "\\u003c"))
+
+
+def _class_names(projection: Projection) -> Sequence[str]:
+    if projection.classes is None:
+        return ()
+    return projection.class_names or [str(index) for index in range(int(projection.classes.max()) + 1)]

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from aecli import __version__
-from aecli.cli import anomalies, compare_pca, decode, denoise, encode, models, report, train, traverse
+from aecli.cli import anomalies, compare_pca, decode, denoise, encode, models, project, report, train, traverse
 from aecli.cli.options import grouped
 
 
@@ -49,6 +49,7 @@ app.command()(grouped(decode.decode))
 app.command()(grouped(train.train))
 app.command("compare-pca")(grouped(compare_pca.compare_pca))
 app.command()(grouped(anomalies.anomalies))
+app.command()(grouped(project.project))
 app.command()(grouped(traverse.traverse))
 app.add_typer(models.app, name="models")
 

@@ -132,14 +132,15 @@ def _load_all(names: list[str], data: FeatureData) -> list[Candidate]:
     """Trained weights, called by their architecture where that tells them apart at each size, else by their names."""
     from aecli.pca import Candidate
 
-    loaded = [load_for(name, data) for name in names]
+    loaded = [load_for(name, data.shape, data.name) for name in names]
     archs = [(arch, model.config.latent_dim) for arch, _, model in loaded]
     alike = len(set(archs)) == len(archs)
     return [Candidate(arch if alike else name, model) for arch, name, model in loaded]
 
 
-def load_for(name: str, data: FeatureData) -> tuple[str, str, FeatureAutoencoder]:
-    """(architecture, name, model) of trained weights. Raises UsageError where they do not take such pictures."""
+def load_for(name: str, shape: tuple[int, int, int], data: str) -> tuple[str, str, FeatureAutoencoder]:
+    """(architecture, name, model) of trained weights. Raises UsageError where they do not take pictures of this shape
+    (channels, height, width); errors call those `data`."""
     from aecli.models import FeatureAutoencoder
     from aecli.weights import load_weights
 
@@ -147,9 +148,8 @@ def load_for(name: str, data: FeatureData) -> tuple[str, str, FeatureAutoencoder
     config = loaded.card.config
     if not isinstance(loaded.model, FeatureAutoencoder):
         raise UsageError(f"weights {name} have no latent size to compare ({loaded.card.arch}): pass a feature autoencoder's")
-    if (config["channels"], config["height"], config["width"]) != data.shape:
-        shape = "×".join(map(str, data.shape))
-        raise UsageError(f"weights {name} do not take the pictures of {data.name} ({shape}): pass other --data")
+    if (config["channels"], config["height"], config["width"]) != shape:
+        raise UsageError(f"weights {name} do not take the pictures of {data} ({'×'.join(map(str, shape))}): pass other --data")
     return loaded.card.arch, loaded.name, loaded.model
 
 

@@ -142,9 +142,9 @@ def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) 
     return jobs
 
 
-def check_figure(output: Path, overwrite: bool) -> None:
-    """Raises UsageError for the name of a plot that cannot be drawn, or that exists."""
-    if output.suffix[1:].lower() not in FIGURES:
+def check_figure(output: Path, overwrite: bool, *, also: Sequence[str] = ()) -> None:
+    """Raises UsageError for the name of a plot that cannot be drawn (formats may be added with `also`), or that exists."""
+    if output.suffix[1:].lower() not in (*FIGURES, *also):
         raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists: pass --overwrite or another --output")

@@ -48,7 +48,7 @@ def traverse(
     compute = running.compute()
     request = Request("dense", output, compute, data=data, data_root=data_root, patch_size=patch_size, resize=resize)
     pictures = feature_data(request)
-    _, name, model = load_for(weights, pictures)
+    _, name, model = load_for(weights, pictures.shape, pictures.name)
     test = pictures.test[:PICTURES]
     if len(test) < 2:
         raise AecliError(f"{pictures.name}: one held-out picture is no line to walk along, so add pictures")

@@ -22,6 +22,7 @@ from aecli.models.dense import CODEBOOK, Deep
 from aecli.patches import in_batches
 from aecli.training import arrays, features
 from aecli.training.data import (
+    CLASS_NAMES,
     NAMES,
     FeatureData,
     FolderSource,
@@ -310,6 +311,21 @@ def feature_data(request: Request) -> FeatureData:
     return folder_features(data, request.valid, request.patch_size or request.recipe.patch_size, request.seed)
 
 
+def collection(request: Request) -> arrays.Collection:
+    """The pictures that a request names, none held out: a data set's test part, an array, or a folder's pictures, reduced.
+
+    Raises UsageError or AecliError.
+    """
+    data = request.data or request.recipe.data
+    if data in NAMES:
+        found = load_dataset(data, request.data_root, download=request.download)
+        return arrays.Collection(f"{found.name}, test pictures", found.test.images, found.test.labels, CLASS_NAMES.get(data, ()))
+    if Path(data).suffix in arrays.SUFFIXES:
+        return arrays.read_collection(Path(data))[0]
+    assert request.resize is not None or not Path(data).is_dir()
+    return arrays.resized_folder(data, request.resize or 0)
+
+
 def _feature_session(request: Request) -> _Session:
     data = feature_data(request)
     channels, height, width = data.shape
@@ -339,4 +355,4 @@ def _feature_session(request: Request) -> _Session:
     return _Session(task, data.name, card_task, "grey" if channels == 1 else "rgb", finish, measure)
 
 
-__all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "feature_data", "train"]
+__all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "collection", "feature_data", "train"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,25 @@ class Collection:
     classes: Tensor | None = None
     class_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a picture."""
+        channels, height, width = self.images[:1].shape[1:]
+        return channels, height, width
+
+    def at_most(self, count: int) -> Collection:
+        """So many of the pictures, evenly spread, or all of them."""
+        if len(self.images) <= count:
+            return self
+        rows = np.linspace(0, len(self.images) - 1, count).round().astype(int)
+        classes = None if self.classes is None else self.classes[torch.from_numpy(rows)]
+        names = tuple(self.names[row] for row in rows) if self.names else ()
+        return replace(self, images=_select(self.images, rows), classes=classes, names=names)
+
+    def unit_images(self) -> Tensor:
+        """All of them, (N, C, H, W) float32 in 0–1."""
+        return as_unit(self.images[:])
 
 
 def read_collection(path: Path) -> tuple[Collection, Collection | None]:
