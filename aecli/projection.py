@@ -81,7 +81,7 @@ def _tsne(rows: np.ndarray, seed: int) -> np.ndarray:
 def _umap(rows: np.ndarray, seed: int) -> np.ndarray:
     import umap
 
-    return np.asarray(umap.UMAP(n_neighbors=min(NEIGHBOURS, len(rows) - 1), random_state=seed).fit_transform(rows))
+    return np.asarray(umap.UMAP(n_neighbors=min(NEIGHBOURS, len(rows) - 1), random_state=seed, n_jobs=1).fit_transform(rows))
 
 
 METHODS: dict[str, tuple[str, Callable[[np.ndarray, int], np.ndarray]]] = {
