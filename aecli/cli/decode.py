@@ -15,6 +15,7 @@ from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
 from aecli.errors import AecliError
 from aecli.images import Picture, format_of, write_picture
+from aecli.pages import preview
 from aecli.pipeline import Work
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def decode(
     def write(job: Job, result: tuple[Picture, int], stream: BinaryIO) -> Mapping[str, object]:
         picture, size = result
         notes = write_picture(picture, stream, format_of(job.target) if job.target else "PNG", job.name)
-        return {"size": [picture.width, picture.height], "bytes": size, "notes": list(notes)}
+        info = {"size": [picture.width, picture.height], "bytes": size, "notes": list(notes)}
+        return info | ({"preview": ("", preview(picture))} if files.report else {})
 
     work = Work(lambda job: read_bytes(job, sys.stdin.buffer), process, write)
     report.run_batch(jobs, work, files, _describe)

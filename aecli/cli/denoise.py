@@ -13,6 +13,7 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
 from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
+from aecli.pages import preview
 from aecli.pipeline import Work
 
 if TYPE_CHECKING:
@@ -63,20 +64,21 @@ def denoise(
             return denoise_picture(picture, loaded, compute, sigma=sigma, strength=strength, tile=side)
 
         done = tile.fitting_memory(denoised)
-        if clean is None:
-            return done, {}
-        from aecli.scores import scores
+        more: dict[str, object] = {"preview": (preview(picture), preview(done.picture))} if files.report else {}
+        if clean is not None:
+            from aecli.scores import scores
 
-        return done, {"before": scores(picture, clean), "after": scores(done.picture, clean)}
+            more |= {"before": scores(picture, clean), "after": scores(done.picture, clean)}
+        return done, more
 
     def write(job: Job, result: tuple[Denoised, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
-        done, compared = result
+        done, more = result
         format = format_of(job.target) if job.target else _same_format(done.picture.format)
         notes = write_picture(done.picture, stream, format, job.name)
         info: dict[str, object] = {"size": [done.picture.width, done.picture.height], "weights": loaded.name}
         if done.sigma is not None:
             info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
-        return info | compared | {"notes": [*done.picture.notes, *notes]}
+        return info | more | {"notes": [*done.picture.notes, *notes]}
 
     work = Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write)
     report.run_batch(jobs, work, files, _describe)

@@ -15,6 +15,7 @@ from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
 from aecli.errors import UsageError
 from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
+from aecli.pages import preview
 from aecli.pipeline import Work
 from aecli.quality import Target
 
@@ -84,10 +85,14 @@ def encode(
         }
         if isinstance(wanted, Target):
             info["quality"] = describe(data, job.name).quality
+        if score or files.report:
+            decoded = decode_picture(data, job.name, lambda _: coder)
         if score:
             from aecli.scores import scores
 
-            info |= scores(decode_picture(data, job.name, lambda _: coder), with_8_bits(picture), multi_scale=True)
+            info |= scores(decoded, with_8_bits(picture), multi_scale=True)
+        if files.report:
+            info["preview"] = (preview(picture), preview(decoded))
         notes = [*picture.notes]
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")

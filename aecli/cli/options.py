@@ -7,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -44,6 +45,12 @@ class Files(Inputs):
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave results that exist: resumes a broken-off run.", rich_help_panel=FILES)
     ] = False
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HTML", help="A page of all files: figures, and before and after under a slider.", rich_help_panel=FILES
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

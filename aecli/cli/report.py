@@ -6,13 +6,17 @@ Results go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import typer
@@ -20,6 +24,7 @@ import typer
 from aecli import batch
 from aecli.cli.options import FIGURES, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
+from aecli.pages import Report, Row
 from aecli.pipeline import Outcome, Work, run
 
 
@@ -136,10 +141,19 @@ def find(inputs: Inputs, suffixes: frozenset[str]) -> list[batch.Input]:
 
 def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> list[batch.Job]:
     """The jobs that the command line names. Raises UsageError before anything is done."""
+    if files.report is not None:
+        _check_page(files.report, files.overwrite)
     jobs = batch.plan_outputs(find(files, suffixes), files.output, rename=rename)
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
     return jobs
+
+
+def _check_page(path: Path, overwrite: bool) -> None:
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--report {path} is no page: give a name that ends in .html")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists: pass --overwrite or another --report")
 
 
 def check_figure(output: Path, overwrite: bool, *, also: Sequence[str] = ()) -> None:
@@ -156,41 +170,99 @@ def run_batch(
     files: Files,
     describe: Callable[[Mapping[str, Any]], str],
 ) -> None:
-    """Do the jobs, say what became of each, and exit with status 1 if any failed."""
+    """Do the jobs, say what became of each, and exit with status 1 if any failed.
+
+    Of what the work tells, `preview` is for the page alone: data URLs of before (or nothing) and after.
+    """
     for folder in {job.target.parent for job in jobs if job.target is not None}:
         batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
-    counts = _run(jobs, work, describe, overwrite=files.overwrite, skip_existing=files.skip_existing)
+    page = Report(f"aecli, {len(jobs)} file{'s' * (len(jobs) != 1)}")
+
+    def tell(outcome: Outcome) -> None:
+        info: dict[str, Any] = dict(outcome.info)
+        before, after = info.pop("preview", ("", ""))
+        outcome = replace(outcome, info=info)
+        _show_outcome(outcome, describe)
+        page.add(Row(outcome.job.name, outcome.status, _figures(outcome, describe), before, after))
+
+    try:
+        tally = _run(jobs, work, tell, overwrite=files.overwrite, skip_existing=files.skip_existing)
+    finally:
+        if files.report is not None:
+            with batch.atomic_write(files.report, overwrite=files.overwrite) as stream:
+                stream.write(page.page().encode())
     if len(jobs) > 1:
-        say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
-    if counts["failed"]:
+        say(str(tally))
+    if tally.counts["failed"]:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def _figures(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> list[tuple[str, str]]:
+    target = "standard output" if outcome.job.target is None else str(outcome.job.target)
+    if outcome.status != "done":
+        return [(outcome.status, outcome.message)]
+    size: Any = outcome.info["size"]
+    return [
+        ("result", target),
+        ("size", " × ".join(map(str, size))),
+        ("", describe(outcome.info)),
+        ("seconds", f"{outcome.seconds:.2f}"),
+    ]
 
 
 def count_failures(jobs: Sequence[batch.Job], work: Work[Any, Any]) -> int:
     """Do jobs that write nothing, say which failed, and how many those are."""
-    return _run(jobs, work, None, overwrite=False, skip_existing=False)["failed"]
+
+    def tell(outcome: Outcome) -> None:
+        if outcome.status == "failed":
+            _show_outcome(outcome, str)
+
+    return _run(jobs, work, tell, overwrite=False, skip_existing=False).counts["failed"]
+
+
+@dataclass
+class _Tally:
+    """What a run has come to so far."""
+
+    start: float = field(default_factory=perf_counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    pixels: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        self.counts[outcome.status] += 1
+        size = outcome.info.get("size")
+        if isinstance(size, list):
+            self.pixels += math.prod(size)
+
+    @property
+    def rates(self) -> str:
+        seconds = max(1e-9, perf_counter() - self.start)
+        megapixels = f", {self.pixels / 1e6 / seconds:.2f} MP/s" if self.pixels else ""
+        return f"{self.counts['done'] / seconds:.2f} files/s{megapixels}"
+
+    def __str__(self) -> str:
+        ends = ", ".join(f"{self.counts[status]} {status}" for status in ("done", "skipped", "failed") if self.counts[status])
+        return f"{ends}; {self.rates}, {perf_counter() - self.start:.1f} s" if self.counts["done"] else ends
 
 
 def _run(
     jobs: Sequence[batch.Job],
     work: Work[Any, Any],
-    describe: Callable[[Mapping[str, Any]], str] | None,
+    tell: Callable[[Outcome], None],
     *,
     overwrite: bool,
     skip_existing: bool,
-) -> dict[str, int]:
-    """How many jobs came to which end; without `describe` those that are done are not spoken of."""
-    counts = {"done": 0, "skipped": 0, "failed": 0}
-    with _ending_when_told(), _progress(len(jobs)) as advance:
+) -> _Tally:
+    tally = _Tally()
+    with _ending_when_told(), _progress(len(jobs), tally) as advance:
 
-        def tell(outcome: Outcome) -> None:
-            counts[outcome.status] += 1
-            if describe is not None or outcome.status != "done":
-                _show_outcome(outcome, describe or str)
+        def count(outcome: Outcome) -> None:
+            tally.add(outcome)
+            tell(outcome)
             advance()
 
-        run(jobs, work, tell, overwrite=overwrite, skip_existing=skip_existing, stdout=sys.stdout.buffer)
-    return counts
+        run(jobs, work, count, overwrite=overwrite, skip_existing=skip_existing, stdout=sys.stdout.buffer)
+    return tally
 
 
 @contextmanager
@@ -222,7 +294,7 @@ def _show_outcome(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
+def _progress(total: int, tally: _Tally) -> Iterator[Callable[[], None]]:
     """A bar on terminals, for several files; elsewhere nothing."""
     if total < 2 or _printing.quiet or not sys.stderr.isatty():
         yield lambda: None
@@ -230,7 +302,14 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+    rest = (TextColumn("{task.fields[rates]}"), TimeRemainingColumn(), TextColumn("{task.fields[failed]}"))
+    with Progress(
+        TextColumn("files"), BarColumn(), MofNCompleteColumn(), *rest, console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("", total=total, rates="", failed="")
+
+        def advance() -> None:
+            failed = tally.counts["failed"]
+            bar.update(task, advance=1, rates=tally.rates, failed=f"{failed} failed" if failed else "")
+
+        yield advance
