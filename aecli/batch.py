@@ -50,6 +50,7 @@ def find_inputs(
     null_separated: bool,
     suffixes: frozenset[str],
     stdin: BinaryIO,
+    may_be_empty: bool = False,
 ) -> list[Input]:
     """Lists what files, folders, "-" (standard input) and the names in the file `files_from` ("-" again) stand for.
 
@@ -58,7 +59,8 @@ def find_inputs(
     whatever its suffix, and even if it is missing: its own job will fail, not the batch. The names in `files_from`
     stand one a line, or each before a NUL if `null_separated`. A file given twice is taken once.
 
-    Raises UsageError if there is nothing to read, if standard input is wanted twice, or if the list cannot be read.
+    Raises UsageError if there is nothing to read (unless it `may_be_empty`, as what is watched may), if standard input is wanted
+    twice, or if the list cannot be read.
     """
     if [*arguments, files_from].count("-") > 1:
         raise UsageError('standard input can be read only once: pass "-" a single time')
@@ -73,7 +75,7 @@ def find_inputs(
             inputs += _inputs_in_folder(item, recursive, suffixes)
         else:
             inputs.append(Input(item, Path(item.name)))
-    if not inputs:
+    if not inputs and not may_be_empty:
         raise UsageError(_why_there_is_nothing(named, files_from, recursive))
     return _without_repetitions(inputs)
 

@@ -13,7 +13,7 @@ import typer
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Files, Printing, Running
-from aecli.errors import AecliError
+from aecli.errors import AecliError, UsageError
 from aecli.images import Picture, format_of, write_picture
 from aecli.pages import preview
 from aecli.pipeline import Work
@@ -47,6 +47,8 @@ def decode(
     rename = "{}.png" if files.output else "{}.decoded.png"
     jobs = report.plan(files, SUFFIXES, lambda path: rename.format(path.stem))
     if info:
+        if not isinstance(jobs, list):
+            raise UsageError("--info and --watch do not go together: leave one out")
         _tell(jobs)
         return
 

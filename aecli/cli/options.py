@@ -45,6 +45,9 @@ class Files(Inputs):
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave results that exist: resumes a broken-off run.", rich_help_panel=FILES)
     ] = False
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with files as they arrive in the folders, until Ctrl-C.", rich_help_panel=FILES)
+    ] = False
     report: Annotated[
         Path | None,
         typer.Option(

@@ -26,6 +26,7 @@ from aecli.cli.options import FIGURES, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
 from aecli.pages import Report, Row
 from aecli.pipeline import Outcome, Work, run
+from aecli.watching import arriving
 
 
 class ExitStatus(IntEnum):
@@ -127,8 +128,8 @@ def _show_traceback(error: BaseException | None) -> None:
         traceback.print_exception(error)
 
 
-def find(inputs: Inputs, suffixes: frozenset[str]) -> list[batch.Input]:
-    """What the command line names. Raises UsageError where that is nothing."""
+def find(inputs: Inputs, suffixes: frozenset[str], *, may_be_empty: bool = False) -> list[batch.Input]:
+    """What the command line names. Raises UsageError where that is nothing, unless it may be."""
     return batch.find_inputs(
         inputs.inputs or [],
         recursive=inputs.recursive,
@@ -136,17 +137,31 @@ def find(inputs: Inputs, suffixes: frozenset[str]) -> list[batch.Input]:
         null_separated=inputs.null,
         suffixes=suffixes,
         stdin=sys.stdin.buffer,
+        may_be_empty=may_be_empty,
     )
 
 
-def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> list[batch.Job]:
-    """The jobs that the command line names. Raises UsageError before anything is done."""
+def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> Iterable[batch.Job]:
+    """The jobs that the command line names, a list, or with --watch without end. Raises UsageError before anything is done."""
     if files.report is not None:
         _check_page(files.report, files.overwrite)
+    if files.watch:
+        return _watched(files, suffixes, rename)
     jobs = batch.plan_outputs(find(files, suffixes), files.output, rename=rename)
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
     return jobs
+
+
+def _watched(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> Iterator[batch.Job]:
+    folders = files.inputs or []
+    if files.files_from is not None or files.output == "-" or not folders or not all(Path(name).is_dir() for name in folders):
+        raise UsageError("--watch looks at folders, and writes files: name folders alone, and leave --files-from and -o - out")
+    say(f"watching {', '.join(folders)}; Ctrl-C ends it")
+    return arriving(
+        lambda: batch.plan_outputs(find(files, suffixes, may_be_empty=True), files.output, rename=rename),
+        complain,
+    )
 
 
 def _check_page(path: Path, overwrite: bool) -> None:
@@ -165,7 +180,7 @@ def check_figure(output: Path, overwrite: bool, *, also: Sequence[str] = ()) -> 
 
 
 def run_batch(
-    jobs: Sequence[batch.Job],
+    jobs: Iterable[batch.Job],
     work: Work[Any, Any],
     files: Files,
     describe: Callable[[Mapping[str, Any]], str],
@@ -174,9 +189,10 @@ def run_batch(
 
     Of what the work tells, `preview` is for the page alone: data URLs of before (or nothing) and after.
     """
-    for folder in {job.target.parent for job in jobs if job.target is not None}:
+    count = len(jobs) if isinstance(jobs, list) else None
+    for folder in {job.target.parent for job in (jobs if isinstance(jobs, list) else []) if job.target is not None}:
         batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
-    page = Report(f"aecli, {len(jobs)} file{'s' * (len(jobs) != 1)}")
+    page = Report("aecli" if count is None else f"aecli, {count} file{'s' * (count != 1)}")
 
     def tell(outcome: Outcome) -> None:
         info: dict[str, Any] = dict(outcome.info)
@@ -191,7 +207,7 @@ def run_batch(
         if files.report is not None:
             with batch.atomic_write(files.report, overwrite=files.overwrite) as stream:
                 stream.write(page.page().encode())
-    if len(jobs) > 1:
+    if count != 1:
         say(str(tally))
     if tally.counts["failed"]:
         raise typer.Exit(ExitStatus.FAILED)
@@ -210,7 +226,7 @@ def _figures(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> 
     ]
 
 
-def count_failures(jobs: Sequence[batch.Job], work: Work[Any, Any]) -> int:
+def count_failures(jobs: list[batch.Job], work: Work[Any, Any]) -> int:
     """Do jobs that write nothing, say which failed, and how many those are."""
 
     def tell(outcome: Outcome) -> None:
@@ -246,7 +262,7 @@ class _Tally:
 
 
 def _run(
-    jobs: Sequence[batch.Job],
+    jobs: Iterable[batch.Job],
     work: Work[Any, Any],
     tell: Callable[[Outcome], None],
     *,
@@ -254,7 +270,7 @@ def _run(
     skip_existing: bool,
 ) -> _Tally:
     tally = _Tally()
-    with _ending_when_told(), _progress(len(jobs), tally) as advance:
+    with _ending_when_told(), _progress(len(jobs) if isinstance(jobs, list) else 0, tally) as advance:
 
         def count(outcome: Outcome) -> None:
             tally.add(outcome)
