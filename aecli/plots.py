@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -69,6 +65,9 @@ def grid_image(pictures: Tensor, columns: int, *, zoom: int = 1) -> Image.Image:
 
 PCA_COLOUR = "#7f7f7f"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe & Ito's, which the colour-blind can tell apart
+CLASS_COLOURS = (  # Petroff's (2021), chosen for the colour-blind and for looks
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
 MARKERS = "osD^v"
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "svg.fonttype": "path"}
 
@@ -170,11 +169,13 @@ def plot_map(axes: Any, title: str, points: np.ndarray, labels: np.ndarray | Non
 
 
 def class_colour(index: int) -> str:
-    """The colour of a class, as #rrggbb; ten of them, then again with other shades."""
+    """The colour of a class, as #rrggbb; ten that the colour-blind can tell apart, then twenty shades, again and again."""
+    if index < len(CLASS_COLOURS):
+        return CLASS_COLOURS[index]
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return to_hex(colormaps["tab10" if index < 10 else "tab20b"](index % (10 if index < 10 else 20)))
+    return to_hex(colormaps["tab20b"](index % 20))
 
 
 # ----------------------------------------------------------------------------------------------------------- anomalies
@@ -240,80 +241,75 @@ def traversal_figure(lattice: Walks, lines: Walks, weights: str) -> Any:
 
 # ------------------------------------------------------------------------------------------------------------- project
 
-THUMBNAIL = 0.36  # inches
-SHEET_COLUMNS = 100
-PAGE = Path(__file__).parent / "project_page.html"
+THUMBNAIL = 0.3  # inches
+MOST_NAMED = 20  # classes whose names are written on a map
+MOST_NEIGHBOURS = 500  # pictures of a class that are looked at to find where most of it lies
 
 
 def projection_figure(projection: Projection) -> Any:
-    """Maps side by side, coloured by class; pictures that have names are drawn at their places, where there is room.
+    """Maps side by side, coloured by class; pictures with names, or without classes, where they are if there is room.
 
     Returns a matplotlib Figure.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
+    labels, names = projection.classes, [projection.class_name(i) for i in range(len(projection.class_names))]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.2 * len(projection.maps) + 0.8, 6.2), layout="constrained", dpi=160)
+        width = 5.6 * len(projection.maps) + (0.9 if labels is not None else 0)
+        figure = Figure(figsize=(width, 5.3), layout="constrained", dpi=200)
         panels = figure.subplots(1, len(projection.maps), squeeze=False)[0]
         for axes, (title, points) in zip(panels, projection.maps.items(), strict=True):
-            plot_map(axes, title, points, projection.classes, projection.class_names)
+            plot_map(axes, _literal(title), points, labels, [_literal(name) for name in names])
             axes.set_aspect("equal", adjustable="datalim")
-        figure.suptitle(projection.name)
-        if projection.classes is not None:
+            if labels is not None and not projection.with_thumbnails:
+                _name_classes(axes, points, labels, projection)
+        figure.suptitle(_literal(f"{projection.name}: {len(projection.images):,}"))
+        if labels is not None:
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, markerscale=4)
-        if projection.names:
+        if projection.with_thumbnails:
             figure.draw_without_rendering()  # the places on the paper are known only then
             for axes, points in zip(panels, projection.maps.values(), strict=True):
                 _draw_thumbnails(axes, points, projection)
     return figure
 
 
+def _literal(text: str) -> str:
+    """A dollar sign in a name begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def _name_classes(axes: Any, points: np.ndarray, labels: np.ndarray, projection: Projection) -> None:
+    """Each class's name where most of it lies: colours alone do not tell ten classes apart for everybody."""
+    from matplotlib.patheffects import withStroke
+
+    found = np.unique(labels)
+    if len(found) > MOST_NAMED:
+        return
+    reach = 0.04 * np.ptp(points, axis=0).max()
+    for index in found:
+        own = points[labels == index][:MOST_NEIGHBOURS]
+        near = np.abs(own[:, None] - own).max(axis=2) <= reach
+        place = own[near[near.sum(axis=1).argmax()]].mean(axis=0)  # the mean of all would lie between the parts of a class in two
+        halo = [withStroke(linewidth=2.5, foreground="white")]
+        text = _literal(projection.class_name(int(index)))
+        axes.text(*place, text, ha="center", va="center", fontsize=11, weight="bold", path_effects=halo)
+
+
 def _draw_thumbnails(axes: Any, points: np.ndarray, projection: Projection) -> None:
+    """The pictures that no other one before them covers; the dots of all the others show between them."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-    side = THUMBNAIL * axes.figure.dpi
+    side = 1.12 * THUMBNAIL * axes.figure.dpi  # with the frame, and a little air
     places = axes.transData.transform(points)
-    drawn: list[np.ndarray] = []
+    drawn = np.empty((0, 2))
     for row, place in enumerate(places):
-        if any(np.abs(place - other).max() < side for other in drawn):
+        if (np.abs(drawn - place).max(axis=1) < side).any():
             continue
-        drawn.append(place)
-        picture = OffsetImage(np.asarray(to_image(projection.images[row])), zoom=72 * THUMBNAIL / projection.images.shape[-1])
+        drawn = np.vstack([drawn, place])
+        picture = OffsetImage(np.asarray(to_image(projection.images[row])), zoom=72 * THUMBNAIL / max(projection.images.shape[-2:]))
         colour = "none" if projection.classes is None else class_colour(int(projection.classes[row]))
-        axes.add_artist(AnnotationBbox(picture, points[row], pad=0.1, bboxprops={"edgecolor": colour, "linewidth": 1.5}))
-
-
-def projection_page(projection: Projection) -> str:
-    """One HTML file that needs nothing else: the maps, with zoom, and the picture and its name where the mouse is."""
-    from aecli.projection import in_unit_square
-
-    images = projection.images
-    side = images.shape[-1]
-    square = F.interpolate(images, size=(side, side)) if images.shape[-2] != side else images
-    sheet = grid_image(square, min(SHEET_COLUMNS, len(images)))
-    format = "PNG" if images.shape[1] == 1 else "JPEG"
-    buffer = io.BytesIO()
-    (sheet.convert("L") if format == "PNG" else sheet).save(buffer, format, quality=90)
-    data = {
-        "name": projection.name,
-        "maps": [
-            {"title": title, "places": np.round(in_unit_square(places), 5).tolist()} for title, places in projection.maps.items()
-        ],
-        "sheet": f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "side": side,
-        "columns": min(SHEET_COLUMNS, len(images)),
-        "thumbnails": bool(projection.names),
-        "names": list(projection.names) or None,
-        "classes": None if projection.classes is None else projection.classes.tolist(),
-        "classNames": list(_class_names(projection)),
-        "colours": [class_colour(index) for index in range(len(_class_names(projection)))],
-    }
-    # Within a script element nothing is escaped but what would end it.
-    return PAGE.read_text(encoding="utf-8").replace("/*DATA*/", json.dumps(data).replace("<", "\\u003c"))
-
-
-def _class_names(projection: Projection) -> Sequence[str]:
-    if projection.classes is None:
-        return ()
-    return projection.class_names or [str(index) for index in range(int(projection.classes.max()) + 1)]
+        frame = {"edgecolor": colour, "facecolor": "none", "linewidth": 1.5, "boxstyle": "square,pad=0.04"}
+        box = AnnotationBbox(picture, points[row], pad=0.04, bboxprops=frame)
+        box.set_in_layout(False)  # or the places would move
+        axes.add_artist(box)

@@ -118,3 +118,12 @@ def photo_folder(tmp_path):
     for name in ("colosseum", "arches", "skyline"):
         (folder / f"{name}.png").write_bytes((DATA / f"{name}.png").read_bytes())
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium, for tests that are marked `needs_browser`."""
+    from browser import running  # not above: the fuzz harness imports this file by another way
+
+    with running(tmp_path_factory.mktemp("chromium")) as started:
+        yield started

@@ -171,9 +171,9 @@ def _check_page(path: Path, overwrite: bool) -> None:
         raise UsageError(f"{path} exists: pass --overwrite or another --report")
 
 
-def check_figure(output: Path, overwrite: bool, *, also: Sequence[str] = ()) -> None:
-    """Raises UsageError for the name of a plot that cannot be drawn (formats may be added with `also`), or that exists."""
-    if output.suffix[1:].lower() not in (*FIGURES, *also):
+def check_figure(output: Path, overwrite: bool) -> None:
+    """Raises UsageError for the name of a plot that cannot be drawn, or that exists."""
+    if output.suffix[1:].lower() not in FIGURES:
         raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists: pass --overwrite or another --output")

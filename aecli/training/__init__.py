@@ -311,8 +311,9 @@ def feature_data(request: Request) -> FeatureData:
     return folder_features(data, request.valid, request.patch_size or request.recipe.patch_size, request.seed)
 
 
-def collection(request: Request) -> arrays.Collection:
-    """The pictures that a request names, none held out: a data set's test part, an array, or a folder's pictures, reduced.
+def collection(request: Request, patches: int) -> arrays.Collection:
+    """The pictures that a request names, to look at: the test part of a data set or an array; otherwise all of an array, all
+    of a folder's pictures where the request reduces them, or else about so many patches of them.
 
     Raises UsageError or AecliError.
     """
@@ -321,9 +322,11 @@ def collection(request: Request) -> arrays.Collection:
         found = load_dataset(data, request.data_root, download=request.download)
         return arrays.Collection(f"{found.name}, test pictures", found.test.images, found.test.labels, CLASS_NAMES.get(data, ()))
     if Path(data).suffix in arrays.SUFFIXES:
-        return arrays.read_collection(Path(data))[0]
-    assert request.resize is not None or not Path(data).is_dir()
-    return arrays.resized_folder(data, request.resize or 0)
+        whole, test = arrays.read_collection(Path(data))
+        return test or whole
+    if request.resize is not None:
+        return arrays.resized_folder(data, request.resize)
+    return arrays.folder_patches(data, request.patch_size or request.recipe.patch_size, patches, request.seed)
 
 
 def _feature_session(request: Request) -> _Session:

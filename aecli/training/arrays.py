@@ -50,7 +50,8 @@ class Rows:
 class Collection:
     """Pictures of one size, all of them, before any are held out.
 
-    classes: an index into class_names for each, or None. names: what each is called (a file), or none.
+    classes: an index into class_names for each, or None. names: what each is called (a file), or none. rows: where each stood
+    in the collection that these were chosen from.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Collection:
     classes: Tensor | None = None
     class_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    rows: Sequence[int] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,12 +69,10 @@ class Collection:
 
     def at_most(self, count: int) -> Collection:
         """So many of the pictures, evenly spread, or all of them."""
-        if len(self.images) <= count:
-            return self
-        rows = np.linspace(0, len(self.images) - 1, count).round().astype(int)
+        rows = np.linspace(0, len(self.images) - 1, min(count, len(self.images))).round().astype(int)
         classes = None if self.classes is None else self.classes[torch.from_numpy(rows)]
         names = tuple(self.names[row] for row in rows) if self.names else ()
-        return replace(self, images=_select(self.images, rows), classes=classes, names=names)
+        return replace(self, images=_select(self.images, rows), classes=classes, names=names, rows=rows.tolist())
 
     def unit_images(self) -> Tensor:
         """All of them, (N, C, H, W) float32 in 0–1."""
@@ -126,10 +126,42 @@ def resized_folder(folder: str, side: int) -> Collection:
     """A folder's pictures, the central square of each reduced to side × side; sub-folders, if all lie in some, are the classes."""
     paths = folder_pictures(folder)
     images = torch.stack([resized(path, side) for path in paths])
-    parents = [path.relative_to(folder).parts[0] if path.parent != Path(folder) else "" for path in paths]
-    classes, class_names = (None, ()) if "" in parents else _indices(np.array(parents))
+    classes, class_names = _folder_classes(folder, paths)
     names = tuple(str(path.relative_to(folder)) for path in paths)
     return Collection(f"{Path(folder).resolve().name}, pictures of {side}×{side}", images, classes, class_names, names)
+
+
+def _folder_classes(folder: str, paths: Sequence[Path]) -> tuple[Tensor | None, tuple[str, ...]]:
+    parents = [path.relative_to(folder).parts[0] if path.parent != Path(folder) else "" for path in paths]
+    return (None, ()) if "" in parents else _indices(np.array(parents))
+
+
+def folder_patches(folder: str, side: int, count: int, seed: int) -> Collection:
+    """About `count` patches of side × side, as many of each picture as of any other, at places that do not overlap.
+
+    Raises AecliError where no picture is as large as a patch.
+    """
+    paths = folder_pictures(folder)
+    rng = np.random.default_rng(seed)
+    patches, names, sources = [], [], []
+    for path in paths:
+        pixels = read_rgb(path)
+        rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+        cells = rng.permutation(rows * columns)[: -(-count // len(paths))]
+        for top, left in ((cell // columns * side, cell % columns * side) for cell in sorted(cells.tolist())):
+            patches.append(torch.from_numpy(pixels[top : top + side, left : left + side]).permute(2, 0, 1))
+            names.append(f"{path.relative_to(folder)}, {left} across, {top} down")
+            sources.append(path)
+    if not patches:
+        raise AecliError(f"no picture of {folder} is as large as a patch of {side}×{side}: pass a smaller --patch-size")
+    classes, class_names = _folder_classes(folder, sources)
+    name = f"{Path(folder).resolve().name}, patches of {side}×{side}"
+    return Collection(name, torch.stack(patches), classes, class_names, tuple(names))
+
+
+def thumbnails(folder: str, names: Sequence[str], side: int) -> Tensor:
+    """The pictures of a folder that have these names below it, their central squares, (n, 3, side, side) uint8."""
+    return torch.stack([resized(Path(folder) / name, side) for name in names])
 
 
 def resized(path: Path, side: int) -> Tensor:
