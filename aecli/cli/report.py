@@ -286,10 +286,17 @@ def _ending_when_told() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise Terminated
 
+    def unraisable(found: Any) -> None:
+        """Objects that an interrupt left half made complain when they go (zipfile's do); that is no news for anybody."""
+        if _printing.verbose:
+            sys.__unraisablehook__(found)
+
     before = signal.signal(signal.SIGTERM, end)
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 
