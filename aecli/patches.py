@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,19 +13,9 @@ from torch import Tensor
 
 from aecli.device import Compute
 from aecli.errors import AecliError
+from aecli.models.dense import HasShape
 
 BATCH = 512
-
-
-class HasShape(Protocol):
-    """What an autoencoder's configuration says of its pictures."""
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ class SparseConfig:
     sparsity: str = "topk:0.1"
 
 
-class FeatureConfig(Protocol):
-    """What the configurations of the feature autoencoders have in common."""
+class HasShape(Protocol):
+    """What an autoencoder's configuration says of its pictures."""
 
     @property
     def channels(self) -> int: ...
@@ -63,6 +63,11 @@ class FeatureConfig(Protocol):
     def height(self) -> int: ...
     @property
     def width(self) -> int: ...
+
+
+class FeatureConfig(HasShape, Protocol):
+    """What the configurations of the feature autoencoders have in common."""
+
     @property
     def latent_dim(self) -> int: ...
 
