@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,6 +41,14 @@ def preview(picture: Picture) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def embedded(data: Any) -> str:
+    """JSON within a script element, that no name of a file can break out of."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # these are all that a browser might take for something else there
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
 class Report:
     """Collects the rows of a run, and what the page of them is."""
 
@@ -58,5 +67,4 @@ class Report:
         counts = {status: sum(row.status == status for row in self._rows) for status in ("done", "skipped", "failed")}
         summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         data = {"title": self._title, "summary": summary, "rows": [asdict(row) for row in self._rows]}
-        # Within a script element nothing is escaped but what would end it.
-        return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", json.dumps(data).replace("<", "\\u003c"))
+        return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", embedded(data))

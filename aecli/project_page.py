@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from aecli.pages import embedded
 from aecli.plots import class_colour, grid_image
 
 if TYPE_CHECKING:
@@ -66,14 +66,6 @@ def _data_url(sheet: Image.Image, *, grey: bool) -> str:
     return f"data:image/{'png' if grey else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _embedded(data: Any) -> str:
-    """JSON that no name of a file can break out of."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":  # within a script element these are all that a browser might take for something else
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def projection_page(projection: Projection) -> str:
     """Maps side by side, to zoom and to move; the picture where the mouse is, its class and its name."""
     from aecli.projection import in_unit_square
@@ -94,4 +86,4 @@ def projection_page(projection: Projection) -> str:
         "thumbnails": projection.with_thumbnails,
         "sprites": vars(sprites(projection.images)),
     }
-    return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", _embedded(data))
+    return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", embedded(data))
