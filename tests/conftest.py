@@ -21,7 +21,7 @@ DATA = Path(__file__).parent / "data"
 def tiny_codec(seed=0):
     """Untrained, but its latents span many scales and go beyond the tables here and there."""
     torch.manual_seed(seed)
-    model = Codec(CodecConfig(widths=(8, 8, 16), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1), latent=8, hyper=4))
+    model = Codec(CodecConfig(widths=(8, 8, 16), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1), latent=8, hyper=4, features=8))
     with torch.no_grad():
         model.g_a[-1].weight.mul_(30)
         model.h_a[-1].weight.mul_(30)

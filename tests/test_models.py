@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import tiny_codec, tiny_conv, tiny_denoiser, tiny_dense
 from torch import nn
 
@@ -29,7 +30,7 @@ SMALL = {
     "conv": {"latent_dim": 4, "widths": [4, 8]},
     "vae": {"latent_dim": 4, "widths": [4, 8], "beta": 2.0},
     "denoiser": {"widths": [4, 8], "blocks": 1},
-    "codec": {"widths": [4, 4, 4], "blocks_down": [1, 1, 1], "blocks_up": [1, 1, 1], "latent": 4, "hyper": 2},
+    "codec": {"widths": [4, 4, 4], "blocks_down": [1, 1, 1], "blocks_up": [1, 1, 1], "latent": 4, "hyper": 2, "features": 4},
 }
 FEATURES = ("dense", "deep", "sparse", "conv", "vae")
 
@@ -380,6 +381,18 @@ def test_the_ends_of_a_network_stay_in_float32_under_autocast():
         assert Float32Conv2d(2, 2, 3)(x.bfloat16()).dtype == torch.float32
         assert HeadConv2d(2, 2, 3)(x).dtype == torch.bfloat16
     assert HeadConv2d(2, 2, 3)(x).dtype == torch.float32
+
+
+def test_a_codec_starts_as_pca_of_blocks_of_16_pixels():
+    model = tiny_codec()
+    x = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    model.start_with_pca(x)
+    for last in (model.g_a[-1], model.g_s[-2]):  # the deep networks are silent
+        last.weight.zero_(), last.bias.zero_()
+    blocks = F.pixel_unshuffle(x - 0.5, 16).transpose(0, 1).flatten(1)  # (768, 18)
+    left_out = torch.linalg.svdvals(blocks)[model.config.latent :].square().sum()
+    error = (model.synthesis(model.analysis(x)) - x).square().sum()
+    torch.testing.assert_close(error, left_out, rtol=1e-4, atol=0)
 
 
 def test_training_gradients_reach_every_parameter_of_the_codec():

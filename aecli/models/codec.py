@@ -16,18 +16,22 @@ SCALES = 64  # entries of the table of standard deviations
 SCALE_MIN, SCALE_MAX = 0.11, 256.0
 # The network's raw output r means scale index 8r + 24: raw values of order one then span the table.
 INDEX_SLOPE, INDEX_OFFSET = 8, 24
+BLOCK = 16  # pixels along the side of what one position of y stands for
 HYPER_HALF_WIDTH = 63  # values of z from −63 to 63 have a probability each, others are escaped
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """widths, blocks: channels and residual blocks at 1/2, 1/4, 1/8 of the resolution; latent, hyper: channels of y and z."""
+    """widths, blocks: channels and residual blocks at 1/2, 1/4, 1/8 of the resolution; latent, hyper: channels of y and z;
+    features: channels inside the entropy networks, whose exact arithmetic is the dearest.
+    """
 
     widths: tuple[int, ...] = (96, 128, 192)
     blocks_down: tuple[int, ...] = (2, 3, 4)
     blocks_up: tuple[int, ...] = (3, 4, 4)
-    latent: int = 192
+    latent: int = 320
     hyper: int = 128
+    features: int = 192
     lambdas: tuple[float, ...] = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
 
     def __post_init__(self) -> None:
@@ -51,6 +55,9 @@ class Codec(nn.Module):
                              └─ h_a ─ z ─ round ─ range coder ─ h_s ─┐
                                       first half of y_hat ─ context ─┴─ parameters ─ mu, sigma
 
+    Beside g_a and g_s runs a linear transform of blocks of 16×16 pixels, added to what they give (residual autoencoding,
+    Chen et al. 2025, with weights to learn in its shortcut): details need not find their way through the deep networks.
+
     `h_s`, `context` and `parameters` are evaluated in exact integer arithmetic when files are written and read
     (aecli/coding/exact.py); they hold nothing but convolutions, ReLU and pixel shuffle for that reason.
     """
@@ -61,7 +68,7 @@ class Codec(nn.Module):
         super().__init__()
         self.config = config
         w2, w4, w8 = config.widths
-        M, N = config.latent, config.hyper
+        M, N, E = config.latent, config.hyper, config.features
         d2, d4, d8 = config.blocks_down
         u2, u4, u8 = config.blocks_up
         self.g_a = nn.Sequential(
@@ -86,37 +93,39 @@ class Codec(nn.Module):
             Float32Conv2d(w2, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
+        self.linear_analysis = nn.Sequential(nn.PixelUnshuffle(BLOCK), Float32Conv2d(3 * BLOCK**2, M, 1, bias=False))
+        self.linear_synthesis = nn.Sequential(Float32Conv2d(M, 3 * BLOCK**2, 1, bias=False), nn.PixelShuffle(BLOCK))
         self.h_a = nn.Sequential(
-            HeadConv2d(M, M, 3, padding=1),
+            HeadConv2d(M, E, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(M, M, 3, stride=2, padding=1),
+            nn.Conv2d(E, E, 3, stride=2, padding=1),
             nn.ReLU(inplace=True),
-            Float32Conv2d(M, N, 3, stride=2, padding=1),
+            Float32Conv2d(E, N, 3, stride=2, padding=1),
         )  # (B, M, H/16, W/16) → (B, N, H/64, W/64)
         self.h_s = nn.Sequential(
-            nn.Conv2d(N, M, 3, padding=1),
+            nn.Conv2d(N, E, 3, padding=1),
             nn.ReLU(inplace=True),
-            *upsample(M, M),
+            *upsample(E, E),
             nn.ReLU(inplace=True),
-            nn.Conv2d(M, M, 3, padding=1),
+            nn.Conv2d(E, E, 3, padding=1),
             nn.ReLU(inplace=True),
-            *upsample(M, M),
+            *upsample(E, E),
             nn.ReLU(inplace=True),
-        )  # (B, N, H/64, W/64) → (B, M, H/16, W/16)
-        self.context = nn.Conv2d(M, M, 5, padding=2)
+        )  # (B, N, H/64, W/64) → (B, E, H/16, W/16)
+        self.context = nn.Conv2d(M, E, 5, padding=2)
         self.parameters_net = nn.Sequential(
-            nn.Conv2d(2 * M, 2 * M, 1),
+            nn.Conv2d(2 * E, 2 * E, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(2 * M, 2 * M, 1),
+            nn.Conv2d(2 * E, 2 * E, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(2 * M, 2 * M, 1),
+            nn.Conv2d(2 * E, 2 * M, 1),
         )  # features and context → mu and the raw scale index
         self.prior = LogisticMixture(N)
-        # The best step at rate-distortion slope lambda goes as 1/sqrt(lambda) (high-rate theory): a good place to start.
-        start = 0.5 * torch.tensor(config.lambdas).log()
-        start = (start - start.mean())[:, None].expand(-1, M)
-        self.log_gain = nn.Parameter(start.clone() + math.log(4.0))
-        self.log_inverse_gain = nn.Parameter(-start.clone() - math.log(4.0))
+        # Where bits are spent freely, the best step of an orthonormal transform of three channels: d/dstep of the rate,
+        # -log2(step) a coefficient, and of lambda · 255² · step²/12 cancel (high-rate theory). A good place to start.
+        start = -0.5 * (18 / math.log(2) / 255**2 / torch.tensor(config.lambdas)).log()[:, None].expand(-1, M)
+        self.log_gain = nn.Parameter(start.clone())
+        self.log_inverse_gain = nn.Parameter(-start)
 
         # Integer probability tables, filled when training ends (aecli/coding/tables.py)
         entries = sum(2 * gaussian_half_width(index) + 2 for index in range(SCALES))
@@ -139,13 +148,26 @@ class Codec(nn.Module):
         u2, u4, u8 = self.config.blocks_up
         return 16 + 16 * 2 + 8 * u8 + 4 * u4 + 2 * u2 + 2
 
+    @torch.no_grad()
+    def start_with_pca(self, x: Tensor) -> None:
+        """Set the linear transform to the principal components of pictures' blocks: a transform codec, for training to improve.
+
+        x: (B, 3, H, W) in 0–1, H and W multiples of 16, with at least as many blocks as y has channels.
+        """
+        blocks = self.linear_analysis[0](x.float() - 0.5).permute(0, 2, 3, 1).flatten(0, 2).double()
+        _, vectors = torch.linalg.eigh(blocks.T @ blocks)
+        components = vectors.flip(1)[:, : self.config.latent].float()  # (768, M), largest first
+        self.linear_analysis[1].weight.copy_(components.T[..., None, None])
+        self.linear_synthesis[0].weight.copy_(components[..., None, None])
+
     def analysis(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0–1, H and W multiples of 64 → y before its gain, (B, M, H/16, W/16)."""
-        return self.g_a(x - 0.5)  # type: ignore[no-any-return]
+        x = x - 0.5
+        return self.g_a(x) + self.linear_analysis(x)  # type: ignore[no-any-return]
 
     def synthesis(self, y: Tensor) -> Tensor:
         """y after its inverse gain, (B, M, H/16, W/16) → pictures (B, 3, H, W), about 0–1."""
-        return self.g_s(y) + 0.5  # type: ignore[no-any-return]
+        return self.g_s(y) + self.linear_synthesis(y) + 0.5  # type: ignore[no-any-return]
 
     def gains(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Gain and inverse gain (B, M, 1, 1) at a level (B,) in 0 … len(lambdas) − 1.

@@ -43,6 +43,7 @@ from aecli.weights import card_of, load_weights, save_weights
 
 RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
+PCA_PATCHES = 64  # that a codec starts from
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
 
@@ -258,6 +259,8 @@ def _photo_session(request: Request) -> _Session:
     model = _model(request, {})
     grey_share = GREY_SHARE if request.arch == "denoiser" else 0.0
     source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
+    if isinstance(model, Codec) and request.init is None:
+        model.start_with_pca(source.batch(0, PCA_PATCHES))
     task = DenoiserTask(model, source, valid) if isinstance(model, Denoiser) else CodecTask(model, source, valid)
 
     def finish(model: Any) -> None:
