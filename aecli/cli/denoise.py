@@ -15,6 +15,7 @@ from aecli.cli.options import Files, Printing, Running
 from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
 from aecli.pages import preview
 from aecli.pipeline import Work
+from aecli.storage import refuse_url
 
 if TYPE_CHECKING:
     from aecli.denoising import Denoised
@@ -46,6 +47,7 @@ def denoise(
     cat noisy.png | aecli denoise - > clean.png
     """
     report.configure(printing)
+    refuse_url(reference or "", "--reference")
     jobs = report.plan(files, SUFFIXES, _in_folder if files.output else _beside)
 
     from aecli.denoising import TILE, check_options, denoise_picture
