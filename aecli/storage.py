@@ -68,7 +68,7 @@ def place(name: str) -> Place:
 def _local_path(rest: str) -> Path:
     path = os.fsdecode(unquote_to_bytes(os.fsencode(re.sub("^localhost(?=/)", "", rest))))
     if not path.startswith("/"):
-        raise UsageError(f"file://{rest} names a machine and no folder of this one: write file:///folder/file")
+        raise UsageError(f"{Remote('file', rest)} names a machine and no folder of this one: write file:///folder/file")
     return Path(path.removeprefix("/") if os.name == "nt" else path)  # /C:/folder
 
 
@@ -158,7 +158,10 @@ class Remote:
             return "folder" if found["type"] == "directory" else "file"
 
     def names(self) -> list[tuple[str, bool]]:
-        """Of everything in this folder the name, without a slash, and whether it is a folder."""
+        """Of everything in this folder the name, without a slash, and whether it is a folder.
+
+        Not found is what stands below an empty name, such as s3://bucket//a.png: drivers cannot list it.
+        """
         with self._errors_as_sentences("listed"):
             system, path = self._opened()
             system.invalidate_cache()

@@ -72,6 +72,8 @@ def test_a_file_url_is_the_local_path():
     assert place("FILE://localhost/scans/a.png") == Path("/scans/a.png")
     with pytest.raises(UsageError, match=r"^file://scans/a\.png names a machine and no folder of this one: write file:///folder"):
         place("file://scans/a.png")
+    with pytest.raises(UsageError, match=r"^file://…@host/a\.png names a machine"):
+        place("file://user:secret@host/a.png")
 
 
 def test_a_remote_has_the_parts_of_a_path():

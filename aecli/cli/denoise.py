@@ -45,6 +45,8 @@ def denoise(
     find . -name '*.jpg' | aecli denoise --files-from - -o clean/
 
     cat noisy.png | aecli denoise - > clean.png
+
+    aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r     [dim]after pip install s3fs[/dim]
     """
     report.configure(printing)
     refuse_url(reference or "", "--reference")
