@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
-from aecli.batch import ExistsError, Job, atomic_write, check_target
+from aecli.batch import ExistsError, Job, atomic_write, check_target, exists
 from aecli.errors import AecliError, is_out_of_memory
 
 R = TypeVar("R")
@@ -148,7 +148,7 @@ class _Run:
             if not self._enter(self._ahead):
                 return
             task = _Task(job)
-            if self._skip_existing and job.target is not None and os.path.lexists(job.target):
+            if self._skip_existing and job.target is not None and exists(job.target):
                 task.message = f"{job.target} exists"
             elif job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
                 task.attempt(lambda task=task: self._begin(task.job))  # type: ignore[misc]
