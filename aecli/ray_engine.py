@@ -22,7 +22,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +30,7 @@ from typing import Any
 
 from aecli.batch import ExistsError, Job, remove_abandoned
 from aecli.errors import AecliError, UsageError
-from aecli.pipeline import Outcome, Steps, Task, Work
+from aecli.pipeline import PATIENCE, Outcome, Steps, Task, Work
 
 AT_ONCE = 2  # jobs of a worker: while the network is at one, the other is read or written
 ATTEMPTS = 3  # a job, or the start of a worker, is given up after so many lost workers
@@ -53,13 +53,14 @@ def run(
 ) -> None:
     """Does what `pipeline.run` does, in the workers of a Ray cluster: the same results, told in the order in which they are ready.
 
-    Jobs are taken from `jobs`, which may be endless, as workers get free. What is raised here, such as KeyboardInterrupt, or by
-    `tell`, ends the run: results that are being written are finished (and told, after a KeyboardInterrupt), all others dropped.
+    Jobs are taken from `jobs`, which may be endless, as workers get free. What is raised in the caller's thread, which must be the
+    main one, such as KeyboardInterrupt, or by `tell`, ends the run: results that are being written are finished (and told, unless
+    `tell` is what raised), all others are dropped.
 
     Args:
         jobs: none of them standard input or output. Their files are read and written by the workers, under the same names.
         make_work: makes a worker's Work. It is sent to the workers, so it must be picklable: a `partial` of a module's function.
-        tell: called in this thread. `error` of an outcome that failed is a `WorkerError`.
+        tell: called in a thread of its own. `error` of an outcome that failed is a `WorkerError`.
         overwrite, skip_existing: as in `pipeline.run`.
         threads: processors that Ray sets aside for a worker; there are as many workers as fit.
         device: with "cuda", or "auto" where Ray has GPUs, each worker gets a GPU of its own.
@@ -69,8 +70,17 @@ def run(
         UsageError: Ray is not installed, or has no room for a worker; or what `make_work` raises.
         AecliError: there is no cluster at the address, or no worker can be started; or what `make_work` raises.
     """
-    with _connected(address) as ray:
-        _Run(ray, _Plan(make_work, overwrite, skip_existing), tell, threads, device).do(jobs)
+    work = _Run(_Plan(make_work, overwrite, skip_existing), tell)
+    # In a thread of its own, for no signal shall find Ray half started, or half of a line told. It lives as long as Ray, whose
+    # processes the kernel ends with the thread that started them.
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(work.do, jobs, threads, device, address)
+        try:
+            while not wait([running], PATIENCE).done:
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's library puts an answer of its own there
+        finally:
+            work.stop()
+    running.result()
 
 
 class WorkerError(Exception):
@@ -181,49 +191,64 @@ class _Actor:
 
 
 class _Run:
-    """The workers of one call, and the jobs that are with them. All happens in the caller's thread, one event after the other."""
+    """The workers of one call, and the jobs that are with them. All happens in one thread, event after event."""
 
-    def __init__(self, ray: Any, plan: _Plan, tell: Callable[[Outcome], None], threads: int, device: str) -> None:
-        self._ray, self._plan, self._tell = ray, plan, tell
-        has = ray.cluster_resources()
-        needs = {"CPU": threads, "GPU": int(device == "cuda" or (device == "auto" and has.get("GPU", 0) >= 1))}
-        self._most = min(int(has.get(name, 0) // count) for name, count in needs.items() if count)
-        if not self._most:
-            need, there = (" and ".join(f"{of.get(name, 0):g} {name}" for name in needs) for of in (needs, has))
-            raise UsageError(f"a worker needs {need}, but Ray has {there}: pass other --threads or --device")
-        one_for_end = 1
-        self._worker = ray.remote(num_cpus=threads, num_gpus=needs["GPU"], max_concurrency=AT_ONCE + one_for_end)(_Worker)
+    def __init__(self, plan: _Plan, tell: Callable[[Outcome], None]) -> None:
+        self._plan, self._tell = plan, tell
         self._actors: list[_Actor] = []
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: deque[_Attempt] = deque()
         self._suspects: deque[_Attempt] = deque()  # jobs that have lost a worker
         self._untold = 0  # jobs that were taken
-        self._all_taken = self._ended = self._ever_begun = False
+        self._all_taken = self._stopped = self._ever_begun = False
         self._failed_starts = 0  # since the last one that did not fail
 
-    def do(self, jobs: Iterable[Job]) -> None:
-        count = min(self._most, len(jobs)) if isinstance(jobs, Sized) else self._most
-        self._places = threading.Semaphore(count * AT_ONCE)
-        threading.Thread(target=self._take_all, args=(jobs,), daemon=True).start()  # `jobs` may make us wait
-        try:
-            for _ in range(count):
-                self._start()
-            while self._untold or not self._all_taken:
-                self._events.get()()
-                self._hand_out()
-        except BaseException as error:
-            self._end(tell=isinstance(error, KeyboardInterrupt))
-            raise
-        finally:
-            self._ended = True
-            self._places.release()
+    def do(self, jobs: Iterable[Job], threads: int, device: str, address: str | None) -> None:
+        with _connected(address) as self._ray:
+            count = self._find_room(threads, device)
+            count = min(count, len(jobs)) if isinstance(jobs, Sized) else count
+            self._places = threading.Semaphore(count * AT_ONCE)
+            threading.Thread(target=self._take_all, args=(jobs,), daemon=True).start()  # `jobs` may make us wait
+            try:
+                for _ in range(count):
+                    self._start()
+                while not self._stopped and (self._untold or not self._all_taken):
+                    self._events.get()()
+                    self._hand_out()
+            except BaseException:
+                self._tell = lambda outcome: None
+                raise
+            finally:
+                self._stopped = True
+                self._places.release()
+                self._finish()
+
+    def stop(self) -> None:
+        """To be called from another thread."""
+        self._events.put(self._stop)
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _find_room(self, threads: int, device: str) -> int:
+        """The number of workers that Ray has room for."""
+        has = self._ray.cluster_resources()
+        needs = {"CPU": threads, "GPU": int(device == "cuda" or (device == "auto" and has.get("GPU", 0) >= 1))}
+        room = min(int(has.get(name, 0) // count) for name, count in needs.items() if count)
+        if not room:
+            need, there = (" and ".join(f"{of.get(name, 0):g} {name}" for name in needs) for of in (needs, has))
+            raise UsageError(f"a worker needs {need}, but Ray has {there}: pass other --threads or --device")
+        one_for_end = 1
+        options = {"num_cpus": threads, "num_gpus": needs["GPU"], "max_concurrency": AT_ONCE + one_for_end}
+        self._worker = self._ray.remote(**options)(_Worker)
+        return room
 
     def _take_all(self, jobs: Iterable[Job]) -> None:
         """In a thread of its own: no more jobs than the workers have places for."""
         try:
             for number, job in enumerate(jobs):
                 self._places.acquire()
-                if self._ended:
+                if self._stopped:
                     return
                 self._events.put(partial(self._take, _Attempt(number, job)))
             self._events.put(self._no_more)
@@ -308,17 +333,16 @@ class _Run:
         self._places.release()
         self._tell(outcome)
 
-    def _end(self, *, tell: bool) -> None:
+    def _finish(self) -> None:
         """Wait for the results that are being written."""
         ending = [(actor, actor.handle.end.remote().future()) for actor in self._actors if actor.begun]
         for actor, written in ending:
             with suppress(self._ray.exceptions.RayError):  # a worker that is lost now has nothing to tell
                 numbers = written.result()
                 for attempt in actor.at:
-                    if attempt.number in numbers and attempt.answer is not None:
-                        outcome = attempt.answer.result()
-                        if tell and outcome is not None:
-                            self._tell(outcome)
+                    outcome = attempt.answer.result() if attempt.answer and attempt.number in numbers else None
+                    if outcome is not None:
+                        self._tell(outcome)
 
 
 def _raise(error: BaseException) -> None:
@@ -343,9 +367,8 @@ def _connected(address: str | None) -> Iterator[Any]:
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
         ending.callback(ray.shutdown)
         try:
-            with _same_answer_to_sigterm():
-                _knock(address)
-                ray.init(address or "local", **options)
+            _knock(address)
+            ray.init(address or "local", **options)
         except Exception as error:
             reason = getattr(error, "strerror", None) or str(error).split(". ")[0]
             if address is None:
@@ -356,20 +379,7 @@ def _connected(address: str | None) -> Iterator[Any]:
 
 def _knock(address: str | None) -> None:
     """Raises OSError where nobody answers, which Ray takes minutes to notice."""
+    address = os.environ.get("RAY_ADDRESS") if address == "auto" else address
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCKING).close()
-
-
-@contextmanager
-def _same_answer_to_sigterm() -> Iterator[None]:
-    """Ray answers SIGTERM by SystemExit, from the first moment on: the caller's own answer is put back."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit:
-        signal.signal(signal.SIGTERM, before)
-        signal.raise_signal(signal.SIGTERM)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
