@@ -71,12 +71,12 @@ def run(
     read. Any Exception makes the job "failed" and the next one goes on. What is raised in the caller's thread, such as
     KeyboardInterrupt, or by `tell`, ends the run: the result that is being written is finished, all others are dropped.
     """
-    _Run(work, tell, overwrite, skip_existing, stdout).do(jobs)
+    _Run(Steps(work, overwrite, skip_existing, stdout), tell).do(jobs)
 
 
 @dataclass
-class _Task:
-    """A job on its way through the threads. value: what the last part returned."""
+class Task:
+    """A job on its way. value: what the last part of the work returned."""
 
     job: Job
     seconds: float = 0.0
@@ -103,16 +103,46 @@ class _Task:
         return Outcome(self.job, "done", self.seconds, self.value)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What is done with a task, whoever does it and wherever: each step once, in this order. None of them raises."""
+
+    work: Work[Any, Any]
+    overwrite: bool
+    skip_existing: bool
+    stdout: BinaryIO
+
+    def read(self, task: Task) -> None:
+        """Look whether there is anything to do, and read the source."""
+        if self.skip_existing and task.job.target is not None and exists(task.job.target):
+            task.message = f"{task.job.target} exists"
+        task.attempt(lambda: self._begin(task.job))
+
+    def process(self, task: Task) -> None:
+        task.attempt(lambda: self.work.process(task.job, task.value))
+
+    def write(self, task: Task) -> None:
+        task.attempt(lambda: self._write(task))
+        if self.skip_existing and isinstance(task.error, ExistsError):  # another process was quicker
+            task.message = f"{task.job.target} exists"
+
+    def _begin(self, job: Job) -> Any:
+        if job.target is not None:
+            check_target(job.target, overwrite=self.overwrite)  # before any time is spent on what cannot be written
+        return self.work.read(job)
+
+    def _write(self, task: Task) -> Mapping[str, object]:
+        with _result_stream(task.job, self.overwrite, self.stdout) as stream:
+            return self.work.write(task.job, task.value, stream)
+
+
 class _Run:
     """The threads of one call and what they share."""
 
-    def __init__(
-        self, work: Work[Any, Any], tell: Callable[[Outcome], None], overwrite: bool, skip_existing: bool, stdout: BinaryIO
-    ) -> None:
-        self._work, self._tell, self._stdout = work, tell, stdout
-        self._overwrite, self._skip_existing = overwrite, skip_existing
-        self._read: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._processed: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+    def __init__(self, steps: Steps, tell: Callable[[Outcome], None]) -> None:
+        self._steps, self._tell = steps, tell
+        self._read: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._processed: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ahead, self._behind = threading.Semaphore(AHEAD), threading.Semaphore(1 + BEHIND)  # one at work
         self._ending = threading.Event()
         self._broken: list[BaseException] = []  # what ended a thread
@@ -147,38 +177,25 @@ class _Run:
         for job in jobs:
             if not self._enter(self._ahead):
                 return
-            task = _Task(job)
-            if self._skip_existing and job.target is not None and exists(job.target):
-                task.message = f"{job.target} exists"
-            elif job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
-                task.attempt(lambda task=task: self._begin(task.job))  # type: ignore[misc]
+            task = Task(job)
+            if job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
+                self._steps.read(task)
             self._read.put(task)
         self._read.put(None)
 
-    def _begin(self, job: Job) -> Any:
-        if job.target is not None:
-            check_target(job.target, overwrite=self._overwrite)  # before any time is spent on what cannot be written
-        return self._work.read(job)
-
-    def _process(self, task: _Task) -> None:
+    def _process(self, task: Task) -> None:
         if task.job.source is None:
-            task.attempt(lambda: self._begin(task.job))
-        task.attempt(lambda: self._work.process(task.job, task.value))
+            self._steps.read(task)
+        self._steps.process(task)
 
     def _write_all(self) -> None:
         while (task := self._next(self._processed)) is not None:
-            task.attempt(lambda task=task: self._write(task))  # type: ignore[misc]
-            if self._skip_existing and isinstance(task.error, ExistsError):  # another process was quicker
-                task.message = f"{task.job.target} exists"
+            self._steps.write(task)
             outcome, task.value = task.outcome(), None
             self._behind.release()
             self._tell(outcome)
 
-    def _write(self, task: _Task) -> Mapping[str, object]:
-        with _result_stream(task.job, self._overwrite, self._stdout) as stream:
-            return self._work.write(task.job, task.value, stream)
-
-    def _next(self, tasks: queue.SimpleQueue[_Task | None]) -> _Task | None:
+    def _next(self, tasks: queue.SimpleQueue[Task | None]) -> Task | None:
         """The next one, or None where there is none or the run ends."""
         while not self._ending.is_set():
             try:

@@ -77,6 +77,28 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Engine(Running):
+    """Device, precision, threads, and on which machines."""
+
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: many processes, or machines.", rich_help_panel=RUNNING)] = (
+        "local"
+    )
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; otherwise this machine.", rich_help_panel=RUNNING),
+    ] = None
+
+    @property
+    def worker_threads(self) -> int:
+        """Of each of Ray's workers: processors are shared among them, not among threads."""
+        return self.threads or 1
+
+    def compute(self) -> Compute:
+        """Resolved for the machine, and the engine, that it runs on; imports torch."""
+        return super().compute() if self.engine == "local" else Running(self.device, self.precision, self.worker_threads).compute()
+
+
+@dataclass(frozen=True)
 class Printing:
     """How much is said, and in what form."""
 
@@ -85,7 +107,7 @@ class Printing:
     verbose: Annotated[bool, typer.Option("--verbose", help="Show where an error arose.", rich_help_panel=PRINTING)] = False
 
 
-_GROUPS = (Inputs, Files, Running, Printing)
+_GROUPS = (Inputs, Files, Running, Engine, Printing)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
