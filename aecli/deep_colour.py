@@ -205,3 +205,6 @@ def _strips(samples: Samples) -> Iterator[Samples]:
 
 def _rows_of_strip(samples: Samples) -> int:
     return max(1, _BLOCK // int(samples[0].nbytes))
+
+
+WRITERS = {"PNG": write_png, "TIFF": write_tiff}

@@ -22,9 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
-from aecli.deep_colour import GreyAlphaTiff, deep_samples, write_png, write_tiff
 from aecli.errors import AecliError, UsageError
 from aecli.metadata import dpi_of, exif_for_tiff, exif_of, exif_with_dpi, upright
 
@@ -36,6 +34,8 @@ MAX_PIXELS = 1_000_000_000  # 3 GB as 8-bit RGB: beyond that a header is more li
 # no picture of a larger size has fewer bytes.
 PLAUSIBLE_PIXELS = 1 << 25
 PIXELS_PER_BYTE = 2000
+
+_DEEP_FORMATS = frozenset({"PNG", "TIFF"})  # those in which 16-bit colour is read and written
 
 # Only formats with a signature, and none that starts another program (EPS runs Ghostscript) or needs a plug-in.
 _READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "QOI")
@@ -146,6 +146,8 @@ def _open(stream: BinaryIO) -> Image.Image:
     try:
         return Image.open(stream, formats=_READABLE)
     except UnidentifiedImageError:
+        from aecli.deep_colour import GreyAlphaTiff
+
         stream.seek(0)
         try:
             return GreyAlphaTiff(stream)
@@ -255,7 +257,7 @@ def _stored_bits(image: Image.Image, head: bytes) -> int:
 def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Callable[[], Image.Image] | None) -> Picture:
     """`reopened` opens the file again, where there is one."""
     turned_by_pillow = _orientation_of_tiff(image)
-    deep = deep_samples(image, reopened) if reopened else None
+    deep = _deep_samples(image, reopened) if reopened and image.format in _DEEP_FORMATS else None
     image.load()
     samples = _samples_of(image, name, stored_bits) if deep is None else _samples_of_deep(image, deep)
     with _pillow_kept_quiet():
@@ -274,9 +276,15 @@ def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Calla
     )
 
 
+def _deep_samples(image: Image.Image, reopened: Callable[[], Image.Image]) -> Array | None:
+    from aecli.deep_colour import deep_samples  # with it come Pillow's plug-ins, which a start-up can do without
+
+    return deep_samples(image, reopened)
+
+
 def _orientation_of_tiff(image: Image.Image) -> int:
     """Of a file that is not decoded yet: Pillow makes TIFF files upright, and forgets how they were."""
-    orientation = image.tag_v2.get(274) if isinstance(image, TiffImageFile) else None
+    orientation = image.tag_v2.get(274) if image.format == "TIFF" else None  # type: ignore[attr-defined]
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
@@ -426,7 +434,6 @@ _WRITERS: Mapping[str, _Writer] = MappingProxyType(
         "PPM": _Writer(frozenset({"L", "RGB", "I;16"}), False, {}),
     }
 )
-_DEEP_WRITERS = MappingProxyType({"PNG": write_png, "TIFF": write_tiff})
 _DPI_IN_EXIF = frozenset({"WEBP", "AVIF"})
 
 
@@ -451,16 +458,17 @@ def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "
         if (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
             raise AecliError(f"{format} cannot hold the transparency of {name}: choose .png")
         picture = replace(picture, alpha=None)
-    deep_writer = _DEEP_WRITERS.get(format) if _is_deep(picture) else None
-    image, notes = (None, ()) if deep_writer else _image_for(picture, writer)
+    image, notes = (None, ()) if format in _DEEP_FORMATS and _is_deep(picture) else _image_for(picture, writer)
     mode = image.mode if image else _pillow_mode(picture)
     buffer = io.BytesIO()  # Pillow seeks, and leaves half a file behind when it fails
     try:
         metadata, metadata_notes = _metadata_for(picture, mode, format)
         if image:
             image.save(buffer, format, **_options_for(writer, mode, metadata), **metadata)
-        elif deep_writer:
-            deep_writer(_bands(picture), buffer, metadata)
+        else:
+            from aecli.deep_colour import WRITERS
+
+            WRITERS[format](_bands(picture), buffer, metadata)
     except (OSError, ValueError, RuntimeError, SyntaxError, struct.error) as error:
         size = f"{picture.width} x {picture.height} pixels"
         raise AecliError(f"{name} ({size}) cannot be written as {format} ({error}): choose .png") from error
