@@ -421,14 +421,16 @@ class _Writer:
 
 
 # A result should not lose a second time what the model has kept. So lossless wherever the format can: WebP too, whose
-# lossy kind halves the resolution of colour. JPEG and AVIF cannot, through Pillow: there 95 with full colour (4:4:4).
+# lossy kind halves the resolution of colour. JPEG and AVIF cannot, through Pillow: there 95 with full colour (4:4:4), and alpha
+# as it is.
+_AVIF_OPTIONS = {"quality": 95, "subsampling": "4:4:4", "advanced": {"alpha:lossless": "1"}}
 _WRITERS: Mapping[str, _Writer] = MappingProxyType(
     {
         "PNG": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
         "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {"compression": "tiff_adobe_deflate"}),
         "JPEG": _Writer(frozenset({"L", "RGB"}), True, {"quality": 95, "subsampling": "4:4:4"}),
         "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}),  # exact: colour under alpha 0
-        "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, {"quality": 95, "subsampling": "4:4:4"}),
+        "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, _AVIF_OPTIONS),
         "JPEG2000": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {}),
         "BMP": _Writer(frozenset({"L", "RGB"}), False, {}),
         "PPM": _Writer(frozenset({"L", "RGB", "I;16"}), False, {}),
