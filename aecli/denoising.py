@@ -23,6 +23,7 @@ TILE = 1024
 # The receptive field is larger, but nothing farther away than this moves a result by 0.01 grey levels (noise of 15 and of 50),
 # and reading it for every tile would cost half of the time again.
 MAX_OVERLAP = 64
+SHORTEST = 64  # side of a narrow picture that still counts: below it a call of the network costs more than its pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _restore(
     height, width = pixels.shape[:2]
     radius = model.blind_radius if sigma is None else model.receptive_radius
     overlap = min(MAX_OVERLAP, math.ceil(radius / model.stride) * model.stride)
+    tile *= max(1, tile // max(min(height, width), SHORTEST))  # narrow pictures are cut into longer parts, of as many pixels
     # A picture little larger than a tile costs less whole than in two tiles with their overlaps.
     tile = tile if max(height, width) > tile + 2 * overlap else tile + 2 * overlap
     result = pixels.copy()
