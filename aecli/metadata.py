@@ -29,27 +29,16 @@ _TURNS: Mapping[int, Callable[[Array], Array]] = MappingProxyType(
 _DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)
 _DESCRIPTIVE_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # And these, which some programs leave in EXIF blocks, say in a TIFF file how its pixels are stored, or where a preview is.
-_STORAGE_TAGS = frozenset(
-    {
-        *range(254, 260),
-        262,
-        266,
-        273,
-        *range(277, 282),
-        284,
-        301,
-        317,
-        *range(320, 326),
-        330,
-        *range(332, 348),
-        *range(512, 533),
-        34675,
-    }
-)
+# fmt: off
+_STORAGE_TAGS = frozenset({
+    *range(254, 260), 262, 266, 273, *range(277, 282), 284, 301, 317, *range(320, 326), 330, *range(332, 348), *range(512, 533), 34675,
+})
+# fmt: on
 _INCHES, _CENTIMETRES = 2, 3
 
 
 def upright(samples: Array, orientation: int) -> Array:
+    """The samples (H, W) or (H, W, C) of a file of this orientation (1-8, as EXIF numbers them), turned as they are to be seen."""
     turn = _TURNS.get(orientation)
     return np.ascontiguousarray(turn(samples) if turn else samples)
 
@@ -120,15 +109,17 @@ def _loaded(block: bytes | None) -> Image.Exif:
 def exif_with_dpi(block: bytes | None, dpi: tuple[float, float]) -> bytes:
     """A block that tells the resolution, for formats with no other place for it.
 
-    One that tells any stays as it is: writing it anew would lose maker notes, which point into it. Raises what Pillow raises for a
-    damaged block.
+    One that tells any stays as it is, since writing it anew would lose maker notes, which point into it; and so does a damaged one.
     """
-    exif = _loaded(block)
-    if block and ExifTags.Base.XResolution in exif:
-        return block
-    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = dpi
-    exif[ExifTags.Base.ResolutionUnit] = _INCHES
-    return exif.tobytes()
+    try:
+        exif = _loaded(block)
+        if block and ExifTags.Base.XResolution in exif:
+            return block
+        exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = dpi
+        exif[ExifTags.Base.ResolutionUnit] = _INCHES
+        return exif.tobytes()
+    except Exception:  # whatever cameras and editors left behind
+        return block or b""
 
 
 def exif_for_tiff(block: bytes) -> Image.Exif:

@@ -87,7 +87,7 @@ class Subjects:
         assert picture.pixels.dtype == np.uint8
         assert describe(data, name).width == picture.width
         latents_of(data, name, self._coder)
-        for format in ("PNG", "JPEG"):  # what metadata it claims must be writable too
+        for format in ("PNG", "JPEG", "TIFF", "WEBP"):  # what metadata it claims must be writable too
             with contextlib.suppress(AecliError):
                 write_picture(picture, io.BytesIO(), format)
 
