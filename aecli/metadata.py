@@ -31,7 +31,8 @@ _DESCRIPTIVE_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # And these, which some programs leave in EXIF blocks, say in a TIFF file how its pixels are stored, or where a preview is.
 # fmt: off
 _STORAGE_TAGS = frozenset({
-    *range(254, 260), 262, 266, 273, *range(277, 282), 284, 301, 317, *range(320, 326), 330, *range(332, 348), *range(512, 533), 34675,
+    *range(254, 260), 262, 266, 273, *range(277, 282), 284, 301, 317, *range(320, 326), 330,
+    *range(332, 348), *range(512, 533), 34675,
 })
 # fmt: on
 _INCHES, _CENTIMETRES = 2, 3
