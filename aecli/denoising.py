@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ TILE = 1024
 # The receptive field is larger, but nothing farther away than this moves a result by 0.01 grey levels (noise of 15 and of 50),
 # and reading it for every tile would cost half of the time again.
 MAX_OVERLAP = 64
+# Several pictures of up to so many pixels take less time in one call of the network than one after the other (measured on one
+# thread: 3.1 × less at 32×32, 1.6 × at 64×64, 1.15 × at 128×128, nothing beyond). A call then has CALL_PIXELS, always: rounding
+# differs between calls of one picture and of several, and what becomes of a picture must not depend on which others there are.
+SMALL_PIXELS, CALL_PIXELS, CALL_PICTURES = 64 * 64, 4 * 64 * 64, 16
 SHORTEST = 64  # side of a narrow picture that still counts: below it a call of the network costs more than its pixels
 
 
@@ -56,8 +61,10 @@ def denoise_picture(
         UsageError: sigma or strength out of range, or sigma with weights that cannot use it.
         AecliError: weights that do not denoise, or a picture too small for them.
     """
+    if small_size(picture, weights) is not None:
+        return denoise_small([picture], weights, compute, sigma=sigma, strength=strength)[0]
     check_options(weights, sigma, strength)
-    visible = np.broadcast_to(True, picture.pixels.shape[:2]) if picture.alpha is None else picture.alpha > 0
+    visible = _visible(picture)
     if isinstance(weights.model, FeatureAutoencoder):
         restored = _restore_patches(picture, visible, weights, compute)
         pixels, used = _blend(picture.pixels, visible, restored, strength), None
@@ -68,6 +75,45 @@ def denoise_picture(
     else:
         raise AecliError(f"weights {weights.name} hold a {weights.card.arch}, which does not denoise: pass other --weights")
     return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=used is not None and sigma is None)
+
+
+def small_size(picture: Picture, weights: Weights) -> tuple[int, int] | None:
+    """(height, width) of a picture that `denoise_small` takes, together with others of that size; None for any other."""
+    height, width = picture.pixels.shape[:2]
+    return (height, width) if isinstance(weights.model, Denoiser) and height * width <= SMALL_PIXELS else None
+
+
+def denoise_small(
+    pictures: Sequence[Picture], weights: Weights, compute: Compute, *, sigma: float | None = None, strength: float = 1.0
+) -> list[Denoised]:
+    """What `denoise_picture` gives for each of several pictures of one `small_size`, in less time. Raises what it raises."""
+    check_options(weights, sigma, strength)
+    assert isinstance(weights.model, Denoiser)
+    if sigma == 0:
+        return [Denoised(picture, 0.0, estimated=False) for picture in pictures]
+    height, width = pictures[0].pixels.shape[:2]
+    count = min(CALL_PICTURES, CALL_PIXELS // (height * width))
+    results = []
+    for start in range(0, len(pictures), count):
+        part = pictures[start : start + count]
+        x = torch.zeros(count, 3, height, width)
+        for row, picture in zip(x, part, strict=False):
+            row.copy_(_without_hidden(picture.pixels, _visible(picture)))
+        restored, levels = _run(x, weights.model, sigma, compute)
+        results += [_small_result(*given, sigma, strength) for given in zip(part, restored, levels, strict=False)]
+    return results
+
+
+def _small_result(picture: Picture, restored: Tensor, levels: Tensor, sigma: float | None, strength: float) -> Denoised:
+    visible = _visible(picture)
+    pixels = _blend(picture.pixels, visible, restored, strength)
+    used = sigma if sigma is not None else _root_mean_square(_sum_of_squares(levels, visible), visible)
+    return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=sigma is None)
+
+
+def _visible(picture: Picture) -> np.ndarray:
+    """(H, W) bool: what alpha does not hide."""
+    return np.broadcast_to(True, picture.pixels.shape[:2]) if picture.alpha is None else picture.alpha > 0
 
 
 def check_options(weights: Weights, sigma: float | None, strength: float) -> None:
@@ -93,28 +139,37 @@ def _restore(
     # A picture little larger than a tile costs less whole than in two tiles with their overlaps.
     tile = tile if max(height, width) > tile + 2 * overlap else tile + 2 * overlap
     result = pixels.copy()
-    variance = 0.0  # summed over the visible pixels
+    squares = 0.0  # of the noise levels, summed over the visible pixels
     for rows, columns in tiles(height, width, tile, overlap):
         kept = slice(rows.keep_start, rows.keep_stop), slice(columns.keep_start, columns.keep_stop)
         if not visible[kept].any():
             continue
         read = slice(rows.read_start, rows.read_stop), slice(columns.read_start, columns.read_stop)
         inside = tuple(slice(k.start - r.start, k.stop - r.start) for k, r in zip(kept, read, strict=True))
-        restored, levels = _run(pixels[read], visible[read], model, sigma, compute)
-        result[kept] = _blend(pixels[kept], visible[kept], restored[:, *inside], strength)
-        variance += float(np.square(levels[inside].numpy()[visible[kept]], dtype=np.float64).sum())
-    seen = max(1, int(np.count_nonzero(visible)))
-    return result, 255 * math.sqrt(variance / seen) if sigma is None else sigma
+        # A grey picture goes in as three equal channels, as in training.
+        x = _without_hidden(pixels[read], visible[read]).expand(3, -1, -1)[None]
+        restored, levels = _run(x, model, sigma, compute)
+        result[kept] = _blend(pixels[kept], visible[kept], restored[0][:, *inside], strength)
+        squares += _sum_of_squares(levels[0][inside], visible[kept])
+    return result, _root_mean_square(squares, visible) if sigma is None else sigma
 
 
-def _run(pixels: np.ndarray, visible: np.ndarray, model: Denoiser, sigma: float | None, compute: Compute) -> tuple[Tensor, Tensor]:
-    """(h, w, C) pixels → restored (C, h, w) and noise levels (h, w), float32 in 0–1, not clipped."""
-    # A grey picture goes in as three equal channels, as in training, and comes out as their mean.
-    x = _without_hidden(pixels, visible).expand(3, -1, -1)[None].to(compute.device).contiguous(memory_format=torch.channels_last)
+def _run(x: Tensor, model: Denoiser, sigma: float | None, compute: Compute) -> tuple[Tensor, Tensor]:
+    """(B, 3, h, w) in 0–1 → restored (B, 3, h, w), not clipped, and noise levels (B, h, w), float32."""
+    x = x.to(compute.device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast():
         levels = model.estimate(x).float() if sigma is None else torch.full_like(x[:, :1], sigma / 255)
-        restored = model(x, levels)[0].float().cpu()
-    return restored if pixels.shape[2] == 3 else restored.mean(dim=0, keepdim=True), levels[0, 0].cpu()
+        restored = model(x, levels).float().cpu()
+    return restored, levels[:, 0].cpu()
+
+
+def _sum_of_squares(levels: Tensor, visible: np.ndarray) -> float:
+    return float(np.square(levels.numpy()[visible], dtype=np.float64).sum())
+
+
+def _root_mean_square(squares: float, visible: np.ndarray) -> float:
+    """Of noise levels in 0–1, whose squares sum to that over all visible pixels, in grey levels."""
+    return 255 * math.sqrt(squares / max(1, int(np.count_nonzero(visible))))
 
 
 def _restore_patches(picture: Picture, visible: np.ndarray, weights: Weights, compute: Compute) -> Tensor:
@@ -147,7 +202,10 @@ def _filled(x: Tensor, visible: Tensor) -> Tensor:
 
 
 def _blend(pixels: np.ndarray, visible: np.ndarray, restored: Tensor, strength: float) -> np.ndarray:
+    """Restored (3, h, w), or (C, h, w), to pixels (h, w, C); one of grey is the mean of three channels."""
     largest = np.iinfo(pixels.dtype).max
+    if pixels.shape[2] == 1:
+        restored = restored.mean(dim=0, keepdim=True)
     x = restored.permute(1, 2, 0).numpy() * largest
     if strength < 1:
         x = pixels + strength * (x - pixels)

@@ -8,7 +8,7 @@ import torch
 from conftest import DATA, saved, tiny_codec, tiny_denoiser, tiny_dense
 
 from aecli import denoising
-from aecli.denoising import denoise_picture
+from aecli.denoising import denoise_picture, denoise_small, small_size
 from aecli.errors import AecliError, UsageError
 from aecli.images import from_array, read_picture
 from aecli.metrics import psnr
@@ -154,6 +154,26 @@ def test_a_picture_little_larger_than_a_tile_is_done_whole(denoiser_weights, com
     monkeypatch.setattr(denoiser_weights.model, "forward", lambda x, sigma: tiles.append(x.shape) or forward(x, sigma))
     denoise_picture(picture_of(110, 90), denoiser_weights, compute, sigma=50)
     assert tiles == [(1, 3, 110, 90)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (28, 28), (37, 50), (64, 64)])
+@pytest.mark.parametrize("sigma", [None, 20.0])
+def test_a_small_picture_s_result_does_not_depend_on_which_others_go_through_with_it(denoiser_weights, compute, size, sigma):
+    rng = np.random.default_rng(0)
+    pictures = [from_array(rng.integers(0, 256, (*size, channels), dtype=np.uint8)) for channels in (3, 1, 3) * 6]
+    assert {small_size(picture, denoiser_weights) for picture in pictures} == {size}
+    results = denoise_small(pictures, denoiser_weights, compute, sigma=sigma)
+    for picture, result in zip(pictures, results, strict=True):
+        alone = denoise_picture(picture, denoiser_weights, compute, sigma=sigma)
+        np.testing.assert_array_equal(result.picture.pixels, alone.picture.pixels)
+        assert (result.sigma, result.estimated) == (alone.sigma, alone.estimated)
+    assert any((result.picture.pixels != picture.pixels).any() for picture, result in zip(pictures, results, strict=True))
+
+
+def test_only_small_pictures_go_together(denoiser_weights, dense_denoiser_weights, picture_of):
+    assert small_size(picture_of(64, 64), denoiser_weights) == (64, 64)
+    assert small_size(picture_of(64, 65), denoiser_weights) is None
+    assert small_size(picture_of(8, 8), dense_denoiser_weights) is None
 
 
 def test_small_pictures_are_restored_patch_by_patch(dense_denoiser_weights, compute, small_photograph):

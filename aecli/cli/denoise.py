@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -15,7 +15,7 @@ from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
 from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
 from aecli.pages import preview
-from aecli.pipeline import Work
+from aecli.pipeline import Several, Work
 from aecli.storage import refuse_url
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _work(
     weights: str, sigma: float | None, strength: float, reference: Path | None, running: Engine, *, previews: bool
 ) -> Work[Picture, tuple[Denoised, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
-    from aecli.denoising import TILE, check_options, denoise_picture
+    from aecli.denoising import TILE, check_options, denoise_picture, denoise_small, small_size
     from aecli.tiling import TileSide
     from aecli.weights import load_weights
 
@@ -76,7 +76,13 @@ def _work(
         def denoised(side: int) -> Denoised:
             return denoise_picture(picture, loaded, compute, sigma=sigma, strength=strength, tile=side)
 
-        done = tile.fitting_memory(denoised)
+        return with_more(picture, tile.fitting_memory(denoised))
+
+    def process_small(given: Sequence[Picture]) -> list[tuple[Denoised, dict[str, object]]]:
+        results = denoise_small(given, loaded, compute, sigma=sigma, strength=strength)
+        return [with_more(picture, done) for picture, done in zip(given, results, strict=True)]
+
+    def with_more(picture: Picture, done: Denoised) -> tuple[Denoised, dict[str, object]]:
         more: dict[str, object] = {"preview": (preview(picture), preview(done.picture))} if previews else {}
         if clean is not None:
             from aecli.scores import scores
@@ -93,7 +99,8 @@ def _work(
             info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
         return info | more | {"notes": [*done.picture.notes, *notes]}
 
-    return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write)
+    several = Several(lambda picture: small_size(picture, loaded), process_small)
+    return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several)
 
 
 def _beside(path: Path) -> str:
