@@ -64,6 +64,7 @@ def deep_samples(image: Image.Image, reopened: Callable[[], Image.Image]) -> Sam
         first = _decoded(image, "16B")  # takes the first byte of each sample
         both = np.empty((*first.shape, 2), np.uint8)
         both[..., 0] = first
+        del first  # 300 MB of 100 megapixels
         both[..., 1] = _decoded(reopened(), "16L")
         samples = both.view(order)[..., 0].astype(np.uint16, copy=False)
     else:

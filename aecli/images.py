@@ -438,6 +438,7 @@ _WRITERS: Mapping[str, _Writer] = MappingProxyType(
     }
 )
 _DPI_IN_EXIF = frozenset({"WEBP", "AVIF"})
+_DPI_NOWHERE = frozenset({"PPM", "JPEG2000"})
 
 
 def format_of(path: Place) -> str:
@@ -514,7 +515,7 @@ def _metadata_for(picture: Picture, mode: str, format: str) -> tuple[dict[str, A
     exif = exif_with_dpi(picture.exif, picture.dpi) if picture.dpi and format in _DPI_IN_EXIF else picture.exif
     # Pillow would otherwise write the profile that `to_pil` left in the image.
     metadata["icc_profile"] = None
-    notes = []
+    notes = [f"the resolution was left out, as {format} cannot hold it"] if picture.dpi and format in _DPI_NOWHERE else []
     holds_metadata = _WRITERS[format].metadata
     if picture.icc:
         grey_profile_for_colour = mode.startswith("RGB") and picture.icc[16:20] == b"GRAY"

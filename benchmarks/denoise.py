@@ -59,7 +59,7 @@ def main() -> None:
     add_pictures(arguments, "photo-denoise")
     arguments.add_argument("--sigmas", type=numbers, default=[15.0, 25.0, 50.0], help="noise levels in grey levels of 255")
     arguments.add_argument("--luminance", action="store_true", help="grey pictures, one channel of noise")
-    arguments.add_argument("--bm3d", action="store_true", help="BM3D too (a minute a megapixel)")
+    arguments.add_argument("--bm3d", action="store_true", help="BM3D too (minutes a megapixel)")
     arguments.add_argument("--precision", choices=device.PRECISIONS, default="auto", help="of aecli")
     args = arguments.parse_args()
     compute = device.select("auto", args.precision, args.threads)

@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser(__doc__)
     add_pictures(arguments, "photo-denoise")
     arguments.add_argument("--crop", type=int, default=256, help="side of the part that is used, from the middle of each picture")
-    arguments.add_argument("--no-bm3d", action="store_true", help="leave BM3D out (a minute a megapixel)")
+    arguments.add_argument("--no-bm3d", action="store_true", help="leave BM3D out (minutes a megapixel)")
     args = arguments.parse_args()
     compute = device.select("auto", "auto", args.threads)
     weights = aecli.load_weights(args.weights)

@@ -483,8 +483,9 @@ def test_transparency_is_never_dropped_in_silence(format):
 
 
 def test_metadata_that_a_format_lacks_is_noted():
-    picture = replace(from_array(some_rgb()), icc=SRGB, exif=exif_with())
+    picture = replace(from_array(some_rgb()), icc=SRGB, exif=exif_with(), dpi=(300, 300))
     assert write_picture(picture, io.BytesIO(), "PPM") == (
+        "the resolution was left out, as PPM cannot hold it",
         "the colour profile was left out, as PPM cannot hold it",
         "EXIF data was left out, as PPM cannot hold it",
     )
