@@ -59,7 +59,7 @@ def encode(
     jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz")
 
     from aecli.anomalies import can_judge, is_unlike
-    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_picture
+    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_and_measure
     from aecli.weights import load_weights
 
     wanted = _wanted(quality, bpp, psnr, max_bytes)
@@ -75,7 +75,7 @@ def encode(
 
     def process(job: Job, given: tuple[Picture, int]) -> tuple[bytes, dict[str, object]]:
         picture, source_bytes = given
-        data = encode_picture(picture, coder, quality=wanted)
+        data, errors = encode_and_measure(picture, coder, quality=wanted)
         info: dict[str, object] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
@@ -97,7 +97,7 @@ def encode(
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")
         if can_judge(picture, coder.weights):
-            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute)
+            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute, errors)
             if info["unlike_training_data"]:
                 notes.append(f"unlike what {coder.weights.name} was trained on")
                 strange.append(job.name)
