@@ -85,7 +85,8 @@ def comparison_figure(comparison: Comparison) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    shares = [3.4, 0.72 * len(comparison.samples), *([4.6] if comparison.maps else [])]
+    maps_height = min(4.7, 9 / max(1, len(comparison.maps)) + 0.5)  # about as high as each is wide, below its title
+    shares = [3.4, 0.72 * len(comparison.samples), *([maps_height] if comparison.maps else [])]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, sum(shares) + 0.3), layout="constrained", dpi=160)
         parts: Any = figure.subfigures(len(shares), 1, height_ratios=shares, hspace=0.03, squeeze=False)[:, 0]
@@ -175,7 +176,7 @@ def _plot_maps(figure: Any, comparison: Comparison) -> None:
     panels = figure.subplots(1, len(comparison.maps), squeeze=False)[0]
     for axes, (method, points) in zip(panels, comparison.maps.items(), strict=True):
         told = comparison.map_accuracy(method)
-        title = method if told is None else f"{method}, 2-d: ten neighbours tell {told:.0%} of the classes"
+        title = f"{method}, 2-d" if told is None else f"{method}, 2-d\n10 neighbours tell {told:.0%}"
         plot_map(axes, title, points, comparison.map_labels, comparison.class_names)
         if comparison.map_labels is not None:
             _name_classes(axes, points, comparison.map_labels, comparison.class_names)
@@ -282,13 +283,14 @@ def traversal_figure(lattice: Walks, lines: Walks, weights: str) -> Any:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 6), layout="constrained", dpi=160)
+        sheets = [grid_image(walks.pictures, walks.columns) for walks in (lattice, lines)]
+        height = 5.5 * min(2.0, max(sheet.height / sheet.width for sheet in sheets)) + 0.4
+        figure = Figure(figsize=(11, max(1.5, height)), layout="constrained", dpi=160)
         left, right = figure.subplots(1, 2)
         square = not lattice.labels
         left.set_title(f"the latent square of {weights}" if square else f"dimensions of {weights} that vary most, ±3 deviations")
         right.set_title("from one picture to another")
-        for axes, walks in ((left, lattice), (right, lines)):
-            sheet = grid_image(walks.pictures, walks.columns)
+        for axes, walks, sheet in zip((left, right), (lattice, lines), sheets, strict=True):
             axes.imshow(sheet, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)

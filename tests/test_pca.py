@@ -123,7 +123,7 @@ def test_the_figure_has_plain_numbers_every_method_and_the_names_of_the_classes(
             assert shown and all(float(text) >= 0 for text in shown)
     assert [cell.get_ylabel() for cell in pictures.axes][:2] == ["original", "PCA, 4-d"]
     for axes, method in zip(maps.axes, ("PCA", "dense"), strict=True):
-        assert axes.get_title().startswith(f"{method}, 2-d: ten neighbours tell ")
+        assert axes.get_title().startswith(f"{method}, 2-d\n10 neighbours tell ")
         assert [text.get_text() for text in axes.texts] == [r"class \$0\$", r"class \$1\$"]
 
 
