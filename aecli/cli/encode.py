@@ -71,7 +71,7 @@ def _work(
 ) -> Work[tuple[Picture, int], tuple[bytes, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
     from aecli.anomalies import can_judge, is_unlike
-    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_picture
+    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_and_measure
     from aecli.weights import load_weights
 
     compute = running.compute()
@@ -85,7 +85,7 @@ def _work(
 
     def process(job: Job, given: tuple[Picture, int]) -> tuple[bytes, dict[str, object]]:
         picture, source_bytes = given
-        data = encode_picture(picture, coder, quality=wanted)
+        data, errors = encode_and_measure(picture, coder, quality=wanted)
         info: dict[str, object] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
@@ -107,7 +107,7 @@ def _work(
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")
         if can_judge(picture, coder.weights):
-            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute)
+            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute, errors)
             if info["unlike_training_data"]:
                 notes.append(f"unlike what {coder.weights.name} was trained on")
         return data, info | {"notes": notes}
