@@ -24,6 +24,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from aecli.errors import AecliError, UsageError
+from aecli.storage import Place
 
 Array = npt.NDArray[Any]
 
@@ -467,7 +468,7 @@ _WRITERS: Mapping[str, _Writer] = MappingProxyType(
 )
 
 
-def format_of(path: Path) -> str:
+def format_of(path: Place) -> str:
     """Pillow's name of the format in which this file is written. Raises UsageError for a suffix not in FORMATS."""
     try:
         return FORMATS[path.suffix.lower()]

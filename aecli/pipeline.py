@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
-from aecli.batch import ExistsError, Job, atomic_write, check_target
+from aecli.batch import ExistsError, Job, atomic_write, check_target, exists
 from aecli.errors import AecliError, is_out_of_memory
 
 R = TypeVar("R")
@@ -114,7 +114,7 @@ class Steps:
 
     def read(self, task: Task) -> None:
         """Look whether there is anything to do, and read the source."""
-        if self.skip_existing and task.job.target is not None and os.path.lexists(task.job.target):
+        if self.skip_existing and task.job.target is not None and exists(task.job.target):
             task.message = f"{task.job.target} exists"
         task.attempt(lambda: self._begin(task.job))
 

@@ -26,6 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from aecli.batch import ExistsError, Job, remove_abandoned
@@ -328,7 +329,7 @@ class _Run:
         self._close(attempt, Outcome(attempt.job, "failed", 0.0, error=WorkerError(str(error)), message=message))
 
     def _close(self, attempt: _Attempt, outcome: Outcome) -> None:
-        if attempt.lost and attempt.job.target is not None:
+        if attempt.lost and isinstance(attempt.job.target, Path):
             remove_abandoned(attempt.job.target.parent)
         self._untold -= 1
         self._places.release()

@@ -16,6 +16,7 @@ from aecli.cli.options import Engine, Files, Printing
 from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
 from aecli.pages import preview
 from aecli.pipeline import Work
+from aecli.storage import refuse_url
 
 if TYPE_CHECKING:
     from aecli.denoising import Denoised
@@ -45,8 +46,11 @@ def denoise(
     find . -name '*.jpg' | aecli denoise --files-from - -o clean/
 
     cat noisy.png | aecli denoise - > clean.png
+
+    aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r     [dim]after pip install s3fs[/dim]
     """
     report.configure(printing)
+    refuse_url(reference or "", "--reference")
     jobs = report.plan(files, SUFFIXES, _in_folder if files.output else _beside)
 
     make_work = partial(_work, weights, sigma, strength, reference, running, previews=files.report is not None)

@@ -24,7 +24,8 @@ class Inputs:
     """What is read."""
 
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders, or - for standard input.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Files, folders, URLs, or - for standard input.", show_default=False),
     ] = None
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Walk folders.", rich_help_panel=FILES)] = False
     files_from: Annotated[
@@ -39,7 +40,9 @@ class Files(Inputs):
 
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output.", rich_help_panel=FILES),
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="A file, a folder, a URL, or - for standard output.", rich_help_panel=FILES
+        ),
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.", rich_help_panel=FILES)] = False
     skip_existing: Annotated[

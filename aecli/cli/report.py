@@ -26,6 +26,7 @@ from aecli.cli.options import FIGURES, Engine, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
 from aecli.pages import Report, Row
 from aecli.pipeline import Outcome, Work, run
+from aecli.storage import place, refuse_url
 from aecli.watching import arriving
 
 
@@ -155,8 +156,8 @@ def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) 
 
 def _watched(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> Iterator[batch.Job]:
     folders = files.inputs or []
-    if files.files_from is not None or files.output == "-" or not folders or not all(Path(name).is_dir() for name in folders):
-        raise UsageError("--watch looks at folders, and writes files: name folders alone, and leave --files-from and -o - out")
+    if files.files_from is not None or files.output == "-" or not folders or not all(map(_is_local_folder, folders)):
+        raise UsageError("--watch looks at folders, and writes files: name local folders alone; leave --files-from and -o - out")
     say(f"watching {', '.join(folders)}; Ctrl-C ends it")
     return arriving(
         lambda: batch.plan_outputs(find(files, suffixes, may_be_empty=True), files.output, rename=rename),
@@ -164,7 +165,13 @@ def _watched(files: Files, suffixes: frozenset[str], rename: Callable[[Path], st
     )
 
 
+def _is_local_folder(name: str) -> bool:
+    path = place(name)
+    return isinstance(path, Path) and path.is_dir()
+
+
 def _check_page(path: Path, overwrite: bool) -> None:
+    refuse_url(path, "--report")
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {path} is no page: give a name that ends in .html")
     if path.exists() and not overwrite:
@@ -172,7 +179,8 @@ def _check_page(path: Path, overwrite: bool) -> None:
 
 
 def check_figure(output: Path, overwrite: bool) -> None:
-    """Raises UsageError for the name of a plot that cannot be drawn, or that exists."""
+    """Raises UsageError for the name of a plot that cannot be drawn, that exists, or that is a URL."""
+    refuse_url(output, "--output")
     if output.suffix[1:].lower() not in FIGURES:
         raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
     if output.exists() and not overwrite:
@@ -193,7 +201,7 @@ def run_batch(
     """
     run_jobs = _engine(jobs, make_work, files, running)
     count = len(jobs) if isinstance(jobs, list) else None
-    for folder in {job.target.parent for job in (jobs if isinstance(jobs, list) else []) if job.target is not None}:
+    for folder in {job.target.parent for job in (jobs if isinstance(jobs, list) else []) if isinstance(job.target, Path)}:
         batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
     page = Report("aecli" if count is None else f"aecli, {count} file{'s' * (count != 1)}")
 

@@ -20,6 +20,7 @@ from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
 from aecli.models.dense import CODEBOOK, Deep
 from aecli.patches import in_batches
+from aecli.storage import refuse_url
 from aecli.training import arrays, features
 from aecli.training.data import (
     CLASS_NAMES,
@@ -99,6 +100,10 @@ class Request:
     overwrite: bool = False
     command: str = ""
     data_name: str | None = None  # what the model card calls the data
+
+    def __post_init__(self) -> None:
+        for option, path in (("--data", self.data), ("--valid", self.valid), ("--output", self.output)):
+            refuse_url(path or "", option)
 
     @property
     def recipe(self) -> Recipe:
