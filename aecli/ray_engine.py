@@ -287,7 +287,8 @@ class _Run:
         if self._failed_starts < ATTEMPTS:
             self._start()
         elif not self._actors:
-            raise AecliError("no Ray worker can be started: see that aecli is installed on all machines") from error
+            reason = str(error).strip().rpartition("\n")[2]
+            raise AecliError(f"no Ray worker can be started ({reason}): see that aecli is installed on all machines") from error
 
     def _discard(self, actor: _Actor) -> None:
         self._actors.remove(actor)

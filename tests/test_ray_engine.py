@@ -199,10 +199,16 @@ def refusing() -> Work[Any, Any]:
     raise UsageError("--sigma 300 is out of range: give 0 to 255")
 
 
+def broken() -> Work[Any, Any]:
+    raise KeyError("oops")
+
+
 def test_what_is_wrong_with_the_work_the_room_or_the_address_is_raised(cluster: str, pictures: list[Path]) -> None:
     jobs = jobs_for(pictures[:1], "out")
     with pytest.raises(UsageError, match=r"^--sigma 300 is out of range: give 0 to 255$"):
         do(jobs, refusing, cluster)
+    with pytest.raises(AecliError, match=r"^no Ray worker can be started \(KeyError: 'oops'\): see that aecli is installed"):
+        do(jobs, broken, cluster)
     with pytest.raises(UsageError, match=r"^a worker needs 3 CPU and 0 GPU, but Ray has 2 CPU and 0 GPU: pass other --threads"):
         do(jobs, refusing, cluster, threads=3)
     with pytest.raises(AecliError, match=r"^no Ray cluster is found at localhost:1 "):
