@@ -91,9 +91,15 @@ def judge(picture: Picture, weights: Weights, compute: Compute) -> tuple[Verdict
     )
 
 
-def is_unlike(picture: Picture, weights: Weights, compute: Compute) -> bool:
+def is_unlike(picture: Picture, weights: Weights, compute: Compute, errors: Tensor | None = None) -> bool:
     """Whether `judge` calls the picture unlike; of a photograph it sees eight patches, evenly spread, as more would cost too much
-    beside an encoding."""
+    beside an encoding.
+
+    errors: (patches,), those that the encoding found, if it did; they spare the network a second run unless the weights judge
+    the picture reduced.
+    """
+    if errors is not None and not weights.card.resize:
+        return _more_than_chance(errors, _limit(weights))
     patches, _ = _patches(picture, weights)
     if isinstance(weights.model, Codec):
         patches = patches[torch.linspace(0, len(patches) - 1, min(GLANCE, len(patches))).long()]

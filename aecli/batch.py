@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import platform
 import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,7 @@ from typing import BinaryIO, Literal
 
 from aecli.errors import AecliError, UsageError
 from aecli.images import unreadable
+from aecli.storage import Place, Remote, local_name, place
 
 STDIN = "standard input"
 
@@ -37,7 +39,7 @@ STDIN = "standard input"
 class Input:
     """One thing to read."""
 
-    path: Path | None  # None is standard input
+    path: Place | None  # None is standard input
     relative: Path  # below the folder that was walked; the bare name of a file given by itself
     walked: bool = False  # found in a folder, not named
 
@@ -52,25 +54,28 @@ def find_inputs(
     stdin: BinaryIO,
     may_be_empty: bool = False,
 ) -> list[Input]:
-    """Lists what files, folders, "-" (standard input) and the names in the file `files_from` ("-" again) stand for.
+    """Lists what files, folders, URLs, "-" (standard input) and the names in the file `files_from` ("-" again) stand for.
 
     A folder stands for the files in it with one of `suffixes` (lower case, with the dot), sorted, hidden ones left out;
     with `recursive` for those of the whole tree, symbolic links to folders not followed. A file that is named is taken
     whatever its suffix, and even if it is missing: its own job will fail, not the batch. The names in `files_from`
-    stand one a line, or each before a NUL if `null_separated`. A file given twice is taken once.
+    stand one a line, or each before a NUL if `null_separated`. A file given twice is taken once. A URL with one of `suffixes` is
+    taken for a file without asking the network.
 
     Raises UsageError if there is nothing to read (unless it `may_be_empty`, as what is watched may), if standard input is wanted
-    twice, or if the list cannot be read.
+    twice, if the list cannot be read, or if a URL cannot be followed.
     """
     if [*arguments, files_from].count("-") > 1:
         raise UsageError('standard input can be read only once: pass "-" a single time')
-    named: list[Input | Path] = [Input(None, Path("stdin")) if name == "-" else Path(name) for name in arguments]
+    named: list[Input | Place] = [Input(None, Path("stdin")) if name == "-" else place(name) for name in arguments]
     if files_from is not None:
-        named += [Path(name) for name in _names_in_list(files_from, null_separated, stdin)]
+        named += [place(name) for name in _names_in_list(files_from, null_separated, stdin)]
     inputs: list[Input] = []
     for item in named:
         if isinstance(item, Input):
             inputs.append(item)
+        elif isinstance(item, Remote):
+            inputs += _inputs_at_url(item, recursive, suffixes)
         elif _kind(item) == "folder":
             inputs += _inputs_in_folder(item, recursive, suffixes)
         else:
@@ -81,10 +86,13 @@ def find_inputs(
 
 
 def _names_in_list(files_from: str, null_separated: bool, stdin: BinaryIO) -> list[str]:
+    listing = place(files_from)
     try:
-        data = stdin.read() if files_from == "-" else Path(files_from).read_bytes()
+        data = stdin.read() if files_from == "-" else listing.read_bytes()
     except OSError as error:
-        raise UsageError(str(unreadable(f"the list {files_from}", error))) from error
+        raise UsageError(str(unreadable(f"the list {listing}", error))) from error
+    except AecliError as error:
+        raise UsageError(f"the list {error}") from error
     if b"\0" in data and not null_separated:
         raise UsageError("the list of files has NUL characters in it: pass --null to separate the names at them")
     names = data.split(b"\0") if null_separated else [line.removesuffix(b"\r") for line in data.split(b"\n")]
@@ -114,6 +122,30 @@ def _inputs_in_folder(folder: Path, recursive: bool, suffixes: frozenset[str]) -
     ]
 
 
+def _inputs_at_url(item: Remote, recursive: bool, suffixes: frozenset[str]) -> list[Input]:
+    named = Input(item, Path(local_name(item.name)))
+    if item.suffix.lower() in suffixes or _kind(item) != "folder":
+        return [named]
+    found: list[Input] = []
+    pending = [(item, Path())]
+    while pending:
+        folder, relative = pending.pop()
+        try:
+            names = folder.names()
+        except AecliError:
+            found.append(Input(folder, relative if relative.name else named.relative, walked=True))  # its job will fail, as above
+            continue
+        for name, is_folder in names:
+            if name.startswith("."):  # hidden, or leading out of the folder
+                continue
+            path, below = folder / name, relative / local_name(name)
+            if is_folder:
+                pending += [(path, below)] if recursive else []
+            elif path.suffix.lower() in suffixes:
+                found.append(Input(path, below, walked=True))
+    return sorted(found, key=lambda item: item.relative.parts)
+
+
 def _is_file(entry: os.DirEntry[str]) -> bool:
     """A file or a link to one; a broken link too, so that it is reported: the picture that it stood for is missing."""
     if entry.is_symlink():
@@ -121,18 +153,20 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False)
 
 
-def _kind(path: Path) -> Literal["file", "folder", "other", "missing"]:
-    """What the path names, links followed; "missing" also where permissions forbid to look and Path.is_dir raises."""
+def _kind(path: Place) -> Literal["file", "folder", "other", "missing"]:
+    """What the path names, links followed; "missing" also where permissions or the network forbid to look."""
     try:
+        if isinstance(path, Remote):
+            return path.kind()
         mode = path.stat().st_mode
-    except (OSError, ValueError):
+    except (OSError, ValueError, AecliError):
         return "missing"
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def _why_there_is_nothing(named: Sequence[object], files_from: str | None, recursive: bool) -> str:
     if not named:
-        where = "" if files_from is None else f" in the list {files_from}"
+        where = "" if files_from is None else f" in the list {place(files_from)}"
         return f'nothing to read{where}: name files or folders, or pass "-" for standard input'
     folders, hint = (
         ", ".join(str(folder) for folder in named),
@@ -142,10 +176,13 @@ def _why_there_is_nothing(named: Sequence[object], files_from: str | None, recur
 
 
 def _without_repetitions(inputs: Sequence[Input]) -> list[Input]:
-    first: dict[Path | None, Input] = {}
+    first: dict[Hashable, Input] = {}
     for item in inputs:
-        # Links in the folder's name are resolved, one that is the file itself is not: its result has another name.
-        first.setdefault(item.path and Path(os.path.realpath(item.path.parent), item.path.name), item)
+        if isinstance(item.path, Path):
+            # Links in the folder's name are resolved, one that is the file itself is not: its result has another name.
+            first.setdefault(Path(os.path.realpath(item.path.parent), item.path.name), item)
+        else:
+            first.setdefault(item.path and item.path.identity, item)
     return list(first.values())
 
 
@@ -156,33 +193,32 @@ def _without_repetitions(inputs: Sequence[Input]) -> list[Input]:
 class Job:
     """One thing to read and the place of its result."""
 
-    source: Path | None  # None is standard input
-    target: Path | None  # None is standard output
+    source: Place | None  # None is standard input
+    target: Place | None  # None is standard output
     name: str  # what messages call the source
 
 
 def plan_outputs(inputs: Sequence[Input], output: str | None, *, rename: Callable[[Path], str]) -> list[Job]:
-    """Decides where each result goes; `rename` gives the file name of the result of a source.
+    """Decides where each result goes; `rename` gives the file name of the result of a source, known by its path in its folder.
 
     Without `output` a result stands beside its source, and that of standard input goes to standard output, as with "-".
     `output` is a folder if it exists as one, ends with a slash, or several inputs or a folder were given; the tree
     below a folder that was walked is kept. Otherwise it is the result's file name. Files in a walked folder that are
     the results of others (of an earlier run, then) are left out, so that a run that broke off can be repeated.
 
-    Raises UsageError if two results would have the same name, or one that of an input, or if `output` must be a folder
-    and is a file.
+    Raises UsageError if two results would have the same name, or one that of an input, if `output` must be a folder
+    and is a file, or if nothing can be written there.
     """
     if output == "-" and len(inputs) > 1:
         raise UsageError(f"{len(inputs)} results cannot all go to standard output: pass a folder as --output")
     folder = _output_folder(inputs, output)
 
-    def target_of(item: Input) -> Path | None:
-        source = item.path or item.relative
+    def target_of(item: Input) -> Place | None:
         if output == "-" or (output is None and item.path is None):
             return None
         if output is None:
-            return source.with_name(rename(source))
-        return Path(output) if folder is None else folder / item.relative.parent / rename(source)
+            return (item.path or item.relative).with_name(rename(item.relative))
+        return place(output) if folder is None else folder / item.relative.parent / rename(item.relative)
 
     planned = [(item, target_of(item)) for item in inputs]
     results = {_identity(target): item for item, target in planned if target is not None}
@@ -195,28 +231,35 @@ def plan_outputs(inputs: Sequence[Input], output: str | None, *, rename: Callabl
     return jobs
 
 
-def _output_folder(inputs: Sequence[Input], output: str | None) -> Path | None:
+def _output_folder(inputs: Sequence[Input], output: str | None) -> Place | None:
     if output is None or output == "-":
         return None
-    path = Path(output)
+    path = place(output)
+    _refuse_web(path)
     wanted = len(inputs) > 1 or any(item.walked for item in inputs) or output.endswith(("/", os.sep))
     kind = _kind(path)
     if wanted and kind in {"file", "other"}:
-        raise UsageError(f"{output} is a file, but the results need a folder: pass another --output")
+        raise UsageError(f"{path} is a file, but the results need a folder: pass another --output")
     return path if wanted or kind == "folder" else None
 
 
-def _identity(path: Path) -> str:
-    """The same for all names of a file, links resolved; unlike Path.resolve, it never raises."""
-    return os.path.realpath(path)
+def _refuse_web(target: Place) -> None:
+    if isinstance(target, Remote) and target.read_only:
+        raise UsageError(f"{target} is an address on the web, where nothing can be written: pass another --output")
+
+
+def _identity(path: Place) -> Hashable:
+    """The same for all names of a file, links resolved; unlike Path.resolve, it never raises for them."""
+    return path.identity if isinstance(path, Remote) else os.path.realpath(path)
 
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
     sources = {_identity(job.source): job for job in jobs if job.source is not None}
-    taken: dict[str, Job] = {}
+    taken: dict[Hashable, Job] = {}
     for job in jobs:
         if job.target is None:
             continue
+        _refuse_web(job.target)
         identity = _identity(job.target)
         if identity in sources:
             raise UsageError(f"the result of {job.name} would replace the input {job.target}: pass another --output")
@@ -238,7 +281,10 @@ def read_bytes(job: Job, stdin: BinaryIO) -> bytes:
     the old picture and half of the new one can look like a whole one.
     """
     try:
-        data = stdin.read() if job.source is None else _bytes_at_rest(job.source)
+        if isinstance(job.source, Remote):
+            data = job.source.read_bytes()
+        else:
+            data = stdin.read() if job.source is None else _bytes_at_rest(job.source)
     except OSError as error:
         raise unreadable(job.name, error) from error
     if not data:
@@ -256,17 +302,27 @@ def _bytes_at_rest(path: Path) -> bytes:
     return data
 
 
+def exists(target: Place) -> bool:
+    """Whether something has that name, be it a link to nowhere. At a URL that cannot be reached, nothing has."""
+    return _kind(target) != "missing" if isinstance(target, Remote) else os.path.lexists(target)
+
+
 @contextmanager
-def atomic_write(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+def atomic_write(target: Place, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A stream, readable and seekable too, whose bytes become the file `target` when the block ends without exception.
 
     Until then they stand in a hidden file beside it, which any exception, also KeyboardInterrupt, removes; that of a
     process that was killed is removed when its folder is written to again (`remove_abandoned`). Missing folders are
     made. Without `overwrite` a file that has appeared meanwhile is not touched. A symbolic link stays one: the file
-    that it names is replaced.
+    that it names is replaced. What goes to a URL is held in memory, and sent when the block has ended.
 
     Raises AecliError if the target exists, is no regular file, or cannot be written; exceptions of the block pass.
     """
+    if isinstance(target, Remote):
+        buffer = io.BytesIO()
+        yield buffer
+        _send(buffer.getvalue(), target, overwrite)
+        return
     with _as_sentences(target):
         _refuse_occupied(target, overwrite)
         final = Path(os.path.realpath(target)) if overwrite else target
@@ -289,19 +345,26 @@ def atomic_write(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
         raise
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def _send(data: bytes, target: Remote, overwrite: bool) -> None:
+    try:
+        target.write_bytes(data, overwrite=overwrite)
+    except FileExistsError:
+        raise _exists(target) from None
+
+
+def check_target(target: Place, *, overwrite: bool) -> None:
     """What `atomic_write` refuses before anything is written. Raises AecliError."""
     with _as_sentences(target):
         _refuse_occupied(target, overwrite)
 
 
-def _refuse_occupied(target: Path, overwrite: bool) -> None:
-    kind = _kind(target)
+def _refuse_occupied(target: Place, overwrite: bool) -> None:
+    kind = target.kind() if isinstance(target, Remote) else _kind(target)
     if kind == "folder":
         raise AecliError(f"{target} is a folder: pass the name of a file")
     if kind == "other":
         raise AecliError(f"{target} is a device or a pipe, which cannot be replaced: pass - for standard output")
-    if not overwrite and os.path.lexists(target):
+    if not overwrite and (kind == "file" or (isinstance(target, Path) and os.path.lexists(target))):
         raise _exists(target)
 
 
@@ -410,14 +473,14 @@ _NO_ROOM = _DISK_FULL | {errno.EFBIG}
 
 
 @contextmanager
-def _as_sentences(target: Path) -> Iterator[None]:
+def _as_sentences(target: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise _unwritable(target, error) from error
 
 
-def _unwritable(target: Path, error: OSError) -> AecliError:
+def _unwritable(target: Place, error: OSError) -> AecliError:
     if error.errno in _DISK_FULL:
         return AecliError(f"{target} could not be written, as the disk is full: make room and run again")
     if error.errno == errno.EFBIG:
@@ -433,5 +496,5 @@ class ExistsError(AecliError):
     """A result that is there already."""
 
 
-def _exists(target: Path) -> ExistsError:
+def _exists(target: Place) -> ExistsError:
     return ExistsError(f"{target} exists: pass --overwrite or another --output")

@@ -48,13 +48,24 @@ Arrays = Mapping[str, np.ndarray]
 Encoding = Callable[[float], tuple[dict[str, Any], dict[str, np.ndarray]]]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """All work on a picture that does not depend on the quality; `encode` does the rest for each that is asked for.
+
+    errors: (patches,), the mean squared errors of a feature autoencoder's reconstruction, its codes not yet rounded; or None.
+    """
+
+    encode: Encoding
+    errors: Tensor | None = None
+
+
 class Coder(Protocol):
     """One model, both ways."""
 
     weights: Weights
 
-    def prepare(self, picture: Picture) -> Encoding:
-        """All work on a picture that does not depend on the quality; the rest for each that is asked for."""
+    def prepare(self, picture: Picture) -> Prepared:
+        """The first half of encoding a picture."""
 
     def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
         """The pixels (H, W, C) uint8 of what an `Encoding` gave."""
@@ -70,7 +81,12 @@ def coder_for(weights: Weights, compute: Compute) -> Coder:
 
 
 def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target = 50.0) -> bytes:
-    """A picture → the bytes of its .npz.
+    """A picture → the bytes of its .npz. Arguments and errors are those of `encode_and_measure`."""
+    return encode_and_measure(picture, coder, quality=quality)[0]
+
+
+def encode_and_measure(picture: Picture, coder: Coder, *, quality: float | Target = 50.0) -> tuple[bytes, Tensor | None]:
+    """A picture → the bytes of its .npz, and what `Prepared` calls errors.
 
     Args:
         picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are.
@@ -83,21 +99,21 @@ def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target = 
     """
     check_options(coder, quality)
     picture = with_8_bits(picture)
-    encoding = coder.prepare(picture)
+    prepared = coder.prepare(picture)
 
     def encode(quality: float) -> bytes:
-        fields, arrays = encoding(quality)
+        fields, arrays = prepared.encode(quality)
         return write_container(*_with_metadata(picture, coder, fields, arrays))
 
     if not isinstance(quality, Target):
-        return encode(round(quality, 2))  # as the header has it: both gains must be of one quality
+        return encode(round(quality, 2)), prepared.errors  # as the header has it: both gains must be of one quality
 
     def measure(data: bytes) -> float:
         if quality.kind == "psnr":
             return _psnr(decode_picture(data, "the picture", lambda _: coder), picture)
         return len(data) if quality.kind == "bytes" else 8 * len(data) / (picture.width * picture.height)
 
-    return search(encode, measure, quality)
+    return search(encode, measure, quality), prepared.errors
 
 
 def check_options(coder: Coder, quality: float | Target) -> None:
@@ -228,7 +244,7 @@ class StreamCoder:
         self.weights, self._model, self._compute = weights, weights.model, compute
         self._latent_coder = LatentCoder(weights.model)
 
-    def prepare(self, picture: Picture) -> Encoding:
+    def prepare(self, picture: Picture) -> Prepared:
         height, width = picture.pixels.shape[:2]
         margins = [(0, -side % Codec.stride) for side in (height, width)]
         padded = np.pad(picture.pixels, [*margins, (0, 0)], mode="edge")
@@ -237,7 +253,7 @@ class StreamCoder:
         bytes_of_picture = torch.from_numpy(padded).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
         with torch.inference_mode():  # no more than a tile is ever held as floats
             y = map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=16)
-        return functools.partial(self._encode, y)
+        return Prepared(functools.partial(self._encode, y))
 
     def _encode(self, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         gain, _ = self._gains(quality)
@@ -296,17 +312,20 @@ class ArrayCoder:
         assert isinstance(weights.model, FeatureAutoencoder)
         self.weights, self._model, self._compute = weights, weights.model, compute
 
-    def prepare(self, picture: Picture) -> Encoding:
-        return lambda _: self._encode(picture)
-
-    def _encode(self, picture: Picture) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def prepare(self, picture: Picture) -> Prepared:
         x = to_tensor(picture.pixels)
         patches, _ = to_patches(x, self._model.config, self.weights.name)
         codes = in_batches(self._model.encode, patches, self._compute)
-        exact = squared_error(in_batches(self._model.decode, codes, self._compute), patches).sum()
+        errors = self._errors(codes, patches)
+        return Prepared(lambda _: self._encode(patches, codes, errors), errors)
+
+    def _errors(self, codes: Tensor, patches: Tensor) -> Tensor:
+        return squared_error(in_batches(self._model.decode, codes, self._compute), patches) / patches[0].numel()
+
+    def _encode(self, patches: Tensor, codes: Tensor, errors: Tensor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         header, arrays = _quantise(codes, np.int8)
-        rounded = in_batches(self._model.decode, torch.from_numpy(_dequantise(header, arrays)), self._compute)
-        if squared_error(rounded, patches).sum() > INT8_LOSS * exact:
+        rounded = self._errors(torch.from_numpy(_dequantise(header, arrays)), patches)
+        if rounded.sum() > INT8_LOSS * errors.sum():
             header, arrays = _quantise(codes, np.int16)
         return {"layout": "array", **header}, arrays
 

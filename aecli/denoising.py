@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aecli.device import Compute
@@ -22,12 +24,17 @@ TILE = 1024
 # The receptive field is larger, but nothing farther away than this moves a result by 0.01 grey levels (noise of 15 and of 50),
 # and reading it for every tile would cost half of the time again.
 MAX_OVERLAP = 64
+# Several pictures of up to so many pixels take less time in one call of the network than one after the other (measured on one
+# thread: 3.1 × less at 32×32, 1.6 × at 64×64, 1.15 × at 128×128, nothing beyond). A call then has CALL_PIXELS, always: rounding
+# differs between calls of one picture and of several, and what becomes of a picture must not depend on which others there are.
+SMALL_PIXELS, CALL_PIXELS, CALL_PICTURES = 64 * 64, 4 * 64 * 64, 16
+SHORTEST = 64  # side of a narrow picture that still counts: below it a call of the network costs more than its pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoised:
     """picture: the result. sigma: the noise level used, in grey levels of 255; where it was estimated, and so differs from place
-    to place, its root mean square."""
+    to place, its root mean square over all that alpha does not hide."""
 
     picture: Picture
     sigma: float | None
@@ -37,7 +44,9 @@ class Denoised:
 def denoise_picture(
     picture: Picture, weights: Weights, compute: Compute, *, sigma: float | None = None, strength: float = 1.0, tile: int = TILE
 ) -> Denoised:
-    """Clean a picture; depth, alpha and metadata stay as they are.
+    """Clean a picture; depth, alpha, metadata, and the colour where alpha is 0, stay as they are.
+
+    The network never sees that colour: it would smear into what is visible.
 
     Args:
         picture: any size; uint8 or uint16.
@@ -52,17 +61,59 @@ def denoise_picture(
         UsageError: sigma or strength out of range, or sigma with weights that cannot use it.
         AecliError: weights that do not denoise, or a picture too small for them.
     """
+    if small_size(picture, weights) is not None:
+        return denoise_small([picture], weights, compute, sigma=sigma, strength=strength)[0]
     check_options(weights, sigma, strength)
+    visible = _visible(picture)
     if isinstance(weights.model, FeatureAutoencoder):
-        restored = _restore_patches(picture, weights, compute)
-        pixels, used = _blend(picture.pixels, restored, strength), None
+        restored = _restore_patches(picture, visible, weights, compute)
+        pixels, used = _blend(picture.pixels, visible, restored, strength), None
     elif isinstance(weights.model, Denoiser):
         if sigma == 0:
             return Denoised(picture, 0.0, estimated=False)
-        pixels, used = _restore(picture.pixels, weights.model, sigma, strength, tile, compute)
+        pixels, used = _restore(picture.pixels, visible, weights.model, sigma, strength, tile, compute)
     else:
         raise AecliError(f"weights {weights.name} hold a {weights.card.arch}, which does not denoise: pass other --weights")
     return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=used is not None and sigma is None)
+
+
+def small_size(picture: Picture, weights: Weights) -> tuple[int, int] | None:
+    """(height, width) of a picture that `denoise_small` takes, together with others of that size; None for any other."""
+    height, width = picture.pixels.shape[:2]
+    return (height, width) if isinstance(weights.model, Denoiser) and height * width <= SMALL_PIXELS else None
+
+
+def denoise_small(
+    pictures: Sequence[Picture], weights: Weights, compute: Compute, *, sigma: float | None = None, strength: float = 1.0
+) -> list[Denoised]:
+    """What `denoise_picture` gives for each of several pictures of one `small_size`, in less time. Raises what it raises."""
+    check_options(weights, sigma, strength)
+    assert isinstance(weights.model, Denoiser)
+    if sigma == 0:
+        return [Denoised(picture, 0.0, estimated=False) for picture in pictures]
+    height, width = pictures[0].pixels.shape[:2]
+    count = min(CALL_PICTURES, CALL_PIXELS // (height * width))
+    results = []
+    for start in range(0, len(pictures), count):
+        part = pictures[start : start + count]
+        x = torch.zeros(count, 3, height, width)
+        for row, picture in zip(x, part, strict=False):
+            row.copy_(_without_hidden(picture.pixels, _visible(picture)))
+        restored, levels = _run(x, weights.model, sigma, compute)
+        results += [_small_result(*given, sigma, strength) for given in zip(part, restored, levels, strict=False)]
+    return results
+
+
+def _small_result(picture: Picture, restored: Tensor, levels: Tensor, sigma: float | None, strength: float) -> Denoised:
+    visible = _visible(picture)
+    pixels = _blend(picture.pixels, visible, restored, strength)
+    used = sigma if sigma is not None else _root_mean_square(_sum_of_squares(levels, visible), visible)
+    return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=sigma is None)
+
+
+def _visible(picture: Picture) -> np.ndarray:
+    """(H, W) bool: what alpha does not hide."""
+    return np.broadcast_to(True, picture.pixels.shape[:2]) if picture.alpha is None else picture.alpha > 0
 
 
 def check_options(weights: Weights, sigma: float | None, strength: float) -> None:
@@ -78,49 +129,84 @@ def check_options(weights: Weights, sigma: float | None, strength: float) -> Non
 
 
 def _restore(
-    pixels: np.ndarray, model: Denoiser, sigma: float | None, strength: float, tile: int, compute: Compute
+    pixels: np.ndarray, visible: np.ndarray, model: Denoiser, sigma: float | None, strength: float, tile: int, compute: Compute
 ) -> tuple[np.ndarray, float]:
     """(H, W, C) pixels → the restored ones and the noise level, tile by tile: no more than a tile is ever held as floats."""
     height, width = pixels.shape[:2]
     radius = model.blind_radius if sigma is None else model.receptive_radius
     overlap = min(MAX_OVERLAP, math.ceil(radius / model.stride) * model.stride)
+    tile *= max(1, tile // max(min(height, width), SHORTEST))  # narrow pictures are cut into longer parts, of as many pixels
     # A picture little larger than a tile costs less whole than in two tiles with their overlaps.
     tile = tile if max(height, width) > tile + 2 * overlap else tile + 2 * overlap
-    result = np.empty_like(pixels)
-    variance = 0.0  # summed over the pixels
+    result = pixels.copy()
+    squares = 0.0  # of the noise levels, summed over the visible pixels
     for rows, columns in tiles(height, width, tile, overlap):
-        read = pixels[rows.read_start : rows.read_stop, columns.read_start : columns.read_stop]
-        restored, levels = _run(read, model, sigma, compute)
-        inside = (
-            slice(rows.keep_start - rows.read_start, rows.keep_stop - rows.read_start),
-            slice(columns.keep_start - columns.read_start, columns.keep_stop - columns.read_start),
-        )
-        kept = _blend(read[inside], restored[:, *inside], strength)
-        result[rows.keep_start : rows.keep_stop, columns.keep_start : columns.keep_stop] = kept
-        variance += float(levels[inside].double().square().sum())
-    return result, 255 * math.sqrt(variance / (height * width)) if sigma is None else sigma
+        kept = slice(rows.keep_start, rows.keep_stop), slice(columns.keep_start, columns.keep_stop)
+        if not visible[kept].any():
+            continue
+        read = slice(rows.read_start, rows.read_stop), slice(columns.read_start, columns.read_stop)
+        inside = tuple(slice(k.start - r.start, k.stop - r.start) for k, r in zip(kept, read, strict=True))
+        # A grey picture goes in as three equal channels, as in training.
+        x = _without_hidden(pixels[read], visible[read]).expand(3, -1, -1)[None]
+        restored, levels = _run(x, model, sigma, compute)
+        result[kept] = _blend(pixels[kept], visible[kept], restored[0][:, *inside], strength)
+        squares += _sum_of_squares(levels[0][inside], visible[kept])
+    return result, _root_mean_square(squares, visible) if sigma is None else sigma
 
 
-def _run(pixels: np.ndarray, model: Denoiser, sigma: float | None, compute: Compute) -> tuple[Tensor, Tensor]:
-    """(h, w, C) pixels → restored (C, h, w) and noise levels (h, w), float32 in 0–1, not clipped."""
-    # A grey picture goes in as three equal channels, as in training, and comes out as their mean.
-    x = to_tensor(pixels).expand(3, -1, -1)[None].to(compute.device).contiguous(memory_format=torch.channels_last)
+def _run(x: Tensor, model: Denoiser, sigma: float | None, compute: Compute) -> tuple[Tensor, Tensor]:
+    """(B, 3, h, w) in 0–1 → restored (B, 3, h, w), not clipped, and noise levels (B, h, w), float32."""
+    x = x.to(compute.device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast():
         levels = model.estimate(x).float() if sigma is None else torch.full_like(x[:, :1], sigma / 255)
-        restored = model(x, levels)[0].float().cpu()
-    return restored if pixels.shape[2] == 3 else restored.mean(dim=0, keepdim=True), levels[0, 0].cpu()
+        restored = model(x, levels).float().cpu()
+    return restored, levels[:, 0].cpu()
 
 
-def _restore_patches(picture: Picture, weights: Weights, compute: Compute) -> Tensor:
+def _sum_of_squares(levels: Tensor, visible: np.ndarray) -> float:
+    return float(np.square(levels.numpy()[visible], dtype=np.float64).sum())
+
+
+def _root_mean_square(squares: float, visible: np.ndarray) -> float:
+    """Of noise levels in 0–1, whose squares sum to that over all visible pixels, in grey levels."""
+    return 255 * math.sqrt(squares / max(1, int(np.count_nonzero(visible))))
+
+
+def _restore_patches(picture: Picture, visible: np.ndarray, weights: Weights, compute: Compute) -> Tensor:
     model = weights.model
     assert isinstance(model, FeatureAutoencoder)
-    patches, grid = to_patches(to_tensor(picture.pixels), model.config, weights.name)
+    patches, grid = to_patches(_without_hidden(picture.pixels, visible), model.config, weights.name)
     return from_patches(in_batches(model, patches, compute), grid, channels=picture.pixels.shape[2])
 
 
-def _blend(pixels: np.ndarray, restored: Tensor, strength: float) -> np.ndarray:
+def _without_hidden(pixels: np.ndarray, visible: np.ndarray) -> Tensor:
+    """(h, w, C) pixels → (C, h, w) float32 in 0–1, with colours of the surroundings where they are hidden."""
+    x = to_tensor(pixels)
+    return x if visible.all() else _filled(x[None], torch.from_numpy(visible)[None, None])[0]
+
+
+def _filled(x: Tensor, visible: Tensor) -> Tensor:
+    """Push and pull (Gortler et al. 1996): means of what is visible, over ever larger cells, fill what is not.
+
+    Args:
+        x: (1, C, h, w).
+        visible: (1, 1, h, w), bool.
+    """
+    height, width = x.shape[-2:]
+    if visible.all() or height == width == 1:
+        return x
+    share = F.avg_pool2d(visible.float(), 2, ceil_mode=True)
+    means = F.avg_pool2d(x * visible, 2, ceil_mode=True) / share.clamp_min(1 / 8)  # 1/4 is the least above 0
+    coarse = F.interpolate(_filled(means, share > 0), scale_factor=2, mode="bilinear")
+    return torch.where(visible, x, coarse[..., :height, :width])
+
+
+def _blend(pixels: np.ndarray, visible: np.ndarray, restored: Tensor, strength: float) -> np.ndarray:
+    """Restored (3, h, w), or (C, h, w), to pixels (h, w, C); one of grey is the mean of three channels."""
     largest = np.iinfo(pixels.dtype).max
+    if pixels.shape[2] == 1:
+        restored = restored.mean(dim=0, keepdim=True)
     x = restored.permute(1, 2, 0).numpy() * largest
     if strength < 1:
         x = pixels + strength * (x - pixels)
-    return np.clip(np.round(x), 0, largest).astype(pixels.dtype)
+    return np.where(visible[..., None], np.clip(np.round(x), 0, largest).astype(pixels.dtype), pixels)

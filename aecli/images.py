@@ -21,9 +21,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from aecli.errors import AecliError, UsageError
+from aecli.metadata import dpi_of, exif_for_tiff, exif_of, exif_with_dpi, upright
+from aecli.storage import Place
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +35,8 @@ MAX_PIXELS = 1_000_000_000  # 3 GB as 8-bit RGB: beyond that a header is more li
 # no picture of a larger size has fewer bytes.
 PLAUSIBLE_PIXELS = 1 << 25
 PIXELS_PER_BYTE = 2000
+
+_DEEP_FORMATS = frozenset({"PNG", "TIFF"})  # those in which 16-bit colour is read and written
 
 # Only formats with a signature, and none that starts another program (EPS runs Ghostscript) or needs a plug-in.
 _READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "QOI")
@@ -113,7 +117,7 @@ def from_pil(image: Image.Image, name: str = "picture") -> Picture:
     Raises AecliError if its pixels cannot be decoded or have values that no picture has.
     """
     with _errors_as_sentences(name):
-        return _picture_of(image, name, stored_bits=8)
+        return _picture_of(image, name, stored_bits=8, reopened=None)
 
 
 def _read_stream(stream: BinaryIO, name: str) -> Picture:
@@ -123,7 +127,7 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
     if not head:
         raise AecliError(f"{name} is empty (0 bytes): check where it came from")
     with _pillow_kept_quiet():
-        image = Image.open(stream, formats=_READABLE)
+        image = _open(stream)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
         _check_length(stream, image, name)
@@ -133,10 +137,30 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
     with image:
         if image.format == "JPEG2000":
             _check_codestream_ends(stream, name)
-        picture = _picture_of(image, name, _stored_bits(image, head))
+        picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream))
     if frames > 1:
         picture = replace(picture, notes=(*picture.notes, f"only the first of {frames} frames was read"))
     return picture
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(stream, formats=_READABLE)
+    except UnidentifiedImageError:
+        from aecli.deep_colour import GreyAlphaTiff
+
+        stream.seek(0)
+        try:
+            return GreyAlphaTiff(stream)
+        except SyntaxError:
+            pass
+        raise
+
+
+def _reopened(stream: BinaryIO) -> Image.Image:
+    stream.seek(0)
+    with _pillow_kept_quiet():
+        return _open(stream)
 
 
 def _check_length(stream: BinaryIO, image: Image.Image, name: str) -> None:
@@ -231,23 +255,38 @@ def _stored_bits(image: Image.Image, head: bytes) -> int:
     return 8
 
 
-def _picture_of(image: Image.Image, name: str, stored_bits: int) -> Picture:
+def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Callable[[], Image.Image] | None) -> Picture:
+    """`reopened` opens the file again, where there is one."""
+    turned_by_pillow = _orientation_of_tiff(image)
+    deep = _deep_samples(image, reopened) if reopened and image.format in _DEEP_FORMATS else None
     image.load()
-    mode, samples = image.mode, _samples_of(image, name, stored_bits)
+    samples = _samples_of(image, name, stored_bits) if deep is None else _samples_of_deep(image, deep)
     with _pillow_kept_quiet():
-        exif, orientation, exif_notes = _exif_of(image)
-    dpi = _dpi_of(image)
+        exif, orientation, exif_notes = exif_of(image)
+        dpi = dpi_of(image, exif)
     icc = image.info.get("icc_profile") if samples.profile_fits else None
     return Picture(
-        pixels=_upright(samples.pixels, orientation),
-        alpha=None if samples.alpha is None else _upright(samples.alpha, orientation),
-        mode=mode,
+        pixels=upright(samples.pixels, orientation),
+        alpha=None if samples.alpha is None else upright(samples.alpha, orientation),
+        mode=image.mode if deep is None else _MODES[deep.shape[2]],
         icc=icc or None,
         exif=exif,
-        dpi=(dpi[1], dpi[0]) if dpi and orientation >= 5 else dpi,
+        dpi=(dpi[1], dpi[0]) if dpi and max(orientation, turned_by_pillow) >= 5 else dpi,
         format=image.format,
         notes=samples.notes + exif_notes,
     )
+
+
+def _deep_samples(image: Image.Image, reopened: Callable[[], Image.Image]) -> Array | None:
+    from aecli.deep_colour import deep_samples  # with it come Pillow's plug-ins, which a start-up can do without
+
+    return deep_samples(image, reopened)
+
+
+def _orientation_of_tiff(image: Image.Image) -> int:
+    """Of a file that is not decoded yet: Pillow makes TIFF files upright, and forgets how they were."""
+    orientation = image.tag_v2.get(274) if image.format == "TIFF" else None  # type: ignore[attr-defined]
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 # -------------------------------------------------------------------------------------------------- pixels of each mode
@@ -276,14 +315,19 @@ def _samples_of(image: Image.Image, name: str, stored_bits: int) -> _Samples:
     raise AecliError(f"{name} has pixels of the kind {image.mode}, which is not supported: convert it to RGB first")
 
 
+def _samples_of_deep(image: Image.Image, deep: Array) -> _Samples:
+    has_alpha = deep.shape[2] in {2, 4}
+    pixels = np.ascontiguousarray(deep[..., :-1]) if has_alpha else deep
+    alpha = np.ascontiguousarray(deep[..., -1]) if has_alpha else _alpha_of_key(pixels, image.info.get("transparency"))
+    return _Samples(pixels, alpha)
+
+
 def _samples_of_bytes(image: Image.Image, stored_bits: int) -> _Samples:
     grey, has_alpha = image.mode in {"1", "L", "LA", "La"}, image.mode in {"LA", "La", "RGBA", "RGBa"}
     bands = np.array(image.convert(("L" if grey else "RGB") + "A" * has_alpha))
     bands = bands.reshape(*bands.shape[:2], -1)  # (H, W, 1-4)
     alpha = bands[..., -1] if has_alpha else None
     pixels = bands[..., :-1] if has_alpha else bands
-    if (image.format, image.mode, stored_bits) == ("PNG", "RGBA", 16) and _all_grey(pixels):
-        pixels = pixels[..., :1]  # Pillow has no mode for 16-bit grey with alpha and makes it RGBA
     if alpha is None and image.mode in {"1", "L", "RGB"}:
         alpha = _alpha_of_key(pixels, _transparent_byte(image, stored_bits))
     kind = "grey" if pixels.shape[2] == 1 else "colour"
@@ -356,8 +400,6 @@ def _transparent_byte(image: Image.Image, stored_bits: int) -> Any:
     key = image.info.get("transparency")
     if key is None or image.mode == "1" or stored_bits == 8:
         return key
-    if stored_bits == 16:
-        return np.asarray(key) >> 8
     return np.asarray(key) * (255 // (2**stored_bits - 1))
 
 
@@ -367,78 +409,6 @@ def _alpha_of_key(pixels: Array, key: Any) -> Array | None:
         return None
     opaque = (pixels != np.asarray(key)).any(axis=2)
     return np.where(opaque, np.iinfo(pixels.dtype).max, 0).astype(pixels.dtype)
-
-
-# ------------------------------------------------------------------------------------------------------------- metadata
-
-_TURNS: Mapping[int, Callable[[Array], Array]] = MappingProxyType(
-    {
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.swapaxes(0, 1),
-        6: lambda a: np.rot90(a, -1),
-        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-        8: lambda a: np.rot90(a),
-    }
-)
-
-# A TIFF file mixes these with tags on how its own pixels are stored, which must not follow the picture elsewhere.
-_DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)
-_DESCRIPTIVE_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-
-
-def _upright(samples: Array, orientation: int) -> Array:
-    turn = _TURNS.get(orientation)
-    return np.ascontiguousarray(turn(samples) if turn else samples)
-
-
-def _exif_of(image: Image.Image) -> tuple[bytes | None, int, tuple[str, ...]]:
-    """The EXIF block with its orientation reset, the orientation still to be applied (1-8), and notes."""
-    stored = image.info.get("exif")
-    try:
-        exif = image.getexif()
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-        orientation = orientation if orientation in _TURNS else 1
-        if isinstance(stored, bytes):
-            if not len(exif):
-                raise ValueError("not one readable tag")
-            block = stored if stored.startswith(b"Exif\0\0") else b"Exif\0\0" + stored
-            return _with_orientation_reset(block), orientation, ()
-        return _descriptive_exif(exif), orientation, ()
-    except Exception:  # the parser meets whatever cameras and editors left behind
-        return None, 1, ("unreadable EXIF data was left out",)
-
-
-def _with_orientation_reset(block: bytes) -> bytes:
-    """Sets the tag to 1 in place: writing the block anew would lose maker notes, which point into it."""
-    data = bytearray(block)
-    start, order = 6, "<" if block[6:8] == b"II" else ">"
-    (directory,) = struct.unpack_from(order + "I", data, start + 4)
-    (entries,) = struct.unpack_from(order + "H", data, start + directory)
-    for entry in range(start + directory + 2, start + directory + 2 + 12 * entries, 12):
-        if struct.unpack_from(order + "H", data, entry) == (ExifTags.Base.Orientation,):
-            struct.pack_into(order + "HHIHH", data, entry, ExifTags.Base.Orientation, 3, 1, 1, 0)
-    return bytes(data)
-
-
-def _descriptive_exif(exif: Image.Exif) -> bytes | None:
-    kept = Image.Exif()
-    for tag in _DESCRIPTIVE_TAGS:
-        if tag in exif:
-            kept[tag] = exif[tag]
-    for ifd in _DESCRIPTIVE_IFDS:
-        if entries := exif.get_ifd(ifd):
-            kept[ifd] = dict(entries)
-    return kept.tobytes() if len(kept) else None
-
-
-def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
-    try:
-        x, y = (float(value) for value in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (x, y) if 0 < x < 65536 and 0 < y < 65536 else None  # false for NaN too
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -452,22 +422,26 @@ class _Writer:
 
 
 # A result should not lose a second time what the model has kept. So lossless wherever the format can: WebP too, whose
-# lossy kind halves the resolution of colour. JPEG and AVIF cannot, through Pillow: there 95 with full colour (4:4:4).
+# lossy kind halves the resolution of colour. JPEG and AVIF cannot, through Pillow: there 95 with full colour (4:4:4), and alpha
+# as it is.
+_AVIF_OPTIONS = {"quality": 95, "subsampling": "4:4:4", "advanced": {"alpha:lossless": "1"}}
 _WRITERS: Mapping[str, _Writer] = MappingProxyType(
     {
         "PNG": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
         "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {"compression": "tiff_adobe_deflate"}),
         "JPEG": _Writer(frozenset({"L", "RGB"}), True, {"quality": 95, "subsampling": "4:4:4"}),
         "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}),  # exact: colour under alpha 0
-        "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, {"quality": 95, "subsampling": "4:4:4"}),
+        "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, _AVIF_OPTIONS),
         "JPEG2000": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {}),
         "BMP": _Writer(frozenset({"L", "RGB"}), False, {}),
         "PPM": _Writer(frozenset({"L", "RGB", "I;16"}), False, {}),
     }
 )
+_DPI_IN_EXIF = frozenset({"WEBP", "AVIF"})
+_DPI_NOWHERE = frozenset({"PPM", "JPEG2000"})
 
 
-def format_of(path: Path) -> str:
+def format_of(path: Place) -> str:
     """Pillow's name of the format in which this file is written. Raises UsageError for a suffix not in FORMATS."""
     try:
         return FORMATS[path.suffix.lower()]
@@ -488,23 +462,17 @@ def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "
         if (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
             raise AecliError(f"{format} cannot hold the transparency of {name}: choose .png")
         picture = replace(picture, alpha=None)
-    image = to_pil(picture)
-    notes: list[str] = []
-    if image.mode == "I;16" and image.mode not in writer.modes:
-        image = to_pil(with_8_bits(picture))
-    if picture.pixels.dtype == np.uint16 and image.mode != "I;16":
-        notes.append("16-bit values were written with 8 bits")
-    if image.mode not in writer.modes:
-        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
-    metadata, metadata_notes = _metadata_for(picture, image, format)
-    options = {**writer.options}
-    if image.mode == "L":
-        options.pop("subsampling", None)  # with it AVIF would write three channels for grey
-    if "exif" in metadata:
-        options.pop("compression", None)  # libtiff, which compresses, fails on EXIF
+    image, notes = (None, ()) if format in _DEEP_FORMATS and _is_deep(picture) else _image_for(picture, writer)
+    mode = image.mode if image else _pillow_mode(picture)
     buffer = io.BytesIO()  # Pillow seeks, and leaves half a file behind when it fails
     try:
-        image.save(buffer, format, **options, **metadata)
+        metadata, metadata_notes = _metadata_for(picture, mode, format)
+        if image:
+            image.save(buffer, format, **_options_for(writer, mode, metadata), **metadata)
+        else:
+            from aecli.deep_colour import WRITERS
+
+            WRITERS[format](_bands(picture), buffer, metadata)
     except (OSError, ValueError, RuntimeError, SyntaxError, struct.error) as error:
         size = f"{picture.width} x {picture.height} pixels"
         raise AecliError(f"{name} ({size}) cannot be written as {format} ({error}): choose .png") from error
@@ -512,26 +480,52 @@ def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "
     return (*notes, *metadata_notes)
 
 
+def _is_deep(picture: Picture) -> bool:
+    """Whether it has 16 bits a sample, and Pillow no mode for it."""
+    return picture.pixels.dtype == np.uint16 and _pillow_mode(picture) != "I;16"
+
+
+def _image_for(picture: Picture, writer: _Writer) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in a mode that the format has, and notes on what that reduced."""
+    image = to_pil(picture)
+    if image.mode == "I;16" and image.mode not in writer.modes:
+        image = to_pil(with_8_bits(picture))
+    reduced = picture.pixels.dtype == np.uint16 and image.mode != "I;16"
+    if image.mode not in writer.modes:
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
+    return image, ("16-bit values were written with 8 bits",) if reduced else ()
+
+
+def _options_for(writer: _Writer, mode: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    options = {**writer.options}
+    if mode == "L":
+        options.pop("subsampling", None)  # with it AVIF would write three channels for grey
+    if "exif" in metadata:
+        options.pop("compression", None)  # libtiff, which compresses, fails on EXIF
+    return options
+
+
 def _holds_alpha(writer: _Writer) -> bool:
     return "RGBA" in writer.modes
 
 
-def _metadata_for(picture: Picture, image: Image.Image, format: str) -> tuple[dict[str, Any], list[str]]:
+def _metadata_for(picture: Picture, mode: str, format: str) -> tuple[dict[str, Any], list[str]]:
     """Keyword arguments for Pillow, and notes on what the file cannot take."""
     metadata: dict[str, Any] = {"dpi": picture.dpi} if picture.dpi else {}
+    exif = exif_with_dpi(picture.exif, picture.dpi) if picture.dpi and format in _DPI_IN_EXIF else picture.exif
     # Pillow would otherwise write the profile that `to_pil` left in the image.
     metadata["icc_profile"] = None
-    notes = []
+    notes = [f"the resolution was left out, as {format} cannot hold it"] if picture.dpi and format in _DPI_NOWHERE else []
     holds_metadata = _WRITERS[format].metadata
     if picture.icc:
-        grey_profile_for_colour = image.mode.startswith("RGB") and picture.icc[16:20] == b"GRAY"
+        grey_profile_for_colour = mode.startswith("RGB") and picture.icc[16:20] == b"GRAY"
         if holds_metadata and not grey_profile_for_colour:
             metadata["icc_profile"] = picture.icc
         else:
             notes.append(f"the colour profile was left out, as {format} cannot hold it")
-    if picture.exif:
-        if holds_metadata and not (format == "JPEG" and len(picture.exif) > 65533):
-            metadata["exif"] = picture.exif
+    if exif:
+        if holds_metadata and not (format == "JPEG" and len(exif) > 65533):
+            metadata["exif"] = exif_for_tiff(exif) if format == "TIFF" else exif
         else:
             notes.append(f"EXIF data was left out, as {format} cannot hold it")
     return metadata, notes
@@ -583,11 +577,19 @@ def to_pil(picture: Picture) -> Image.Image:
     mode = _pillow_mode(picture)
     if mode != "I;16":
         picture = with_8_bits(picture)
-    bands = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    bands = _bands(picture)
     image = Image.fromarray(bands[..., 0] if bands.shape[2] == 1 else bands)
     stored = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi}
     image.info.update({key: value for key, value in stored.items() if value is not None})
     return image
+
+
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by channels
+
+
+def _bands(picture: Picture) -> Array:
+    """(H, W, C), C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+    return picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
 
 
 def _pillow_mode(picture: Picture) -> str:

@@ -62,6 +62,9 @@ class Report:
         self._pictures += bool(row.after)
         self._rows.append(row)
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def page(self) -> str:
         """HTML."""
         counts = {status: sum(row.status == status for row in self._rows) for status in ("done", "skipped", "failed")}

@@ -72,11 +72,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: by method and dimension. samples: pictures by label, (n, C, H, W). maps: points (n, 2) of test pictures by title."""
+    """rows: by method and dimension. pca_errors: PCA's squared error with 1, 2, … components. samples: pictures by label,
+    (n, C, H, W). maps: points (n, 2) of test pictures by method.
+    """
 
     data: str
     rows: Sequence[Row]
     rates: Sequence[Rate]
+    pca_errors: Sequence[float]
     samples: Mapping[str, Tensor]
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     map_labels: np.ndarray | None = None
@@ -86,6 +89,11 @@ class Comparison:
     def methods(self) -> list[str]:
         """The autoencoders compared, in the order given."""
         return list(dict.fromkeys(row.method for row in self.rows))
+
+    def map_accuracy(self, method: str) -> float | None:
+        """What the nearest neighbours on a method's map tell of the classes."""
+        row = next(row for row in self.rows if row.dim == 2 and method in (PCA_NAME, row.method))
+        return row.pca_accuracy if method == PCA_NAME else row.accuracy
 
 
 @dataclass(frozen=True)
@@ -107,10 +115,10 @@ def check_dims(dims: Sequence[int], data: FeatureData) -> None:
     largest = min(pixels, len(data.train))
     wrong = [d for d in dims if not 1 <= d <= largest]
     if wrong or not dims:
-        why = f"{pixels} values a picture" if pixels == largest else f"{largest} training pictures"
-        raise UsageError(
-            f"--dims {','.join(map(str, wrong))} cannot be had with {why}: give numbers from 1 to {largest}, such as 2,8,16,32"
-        )
+        count, what = (pixels, "value") if pixels == largest else (largest, "training picture")
+        why = f"{count} {what}{'s' * (count > 1)}{' a picture' * (pixels == largest)}"
+        possible = f"numbers from 1 to {largest}" if largest > 1 else "1"
+        raise UsageError(f"--dims {','.join(map(str, wrong))} cannot be had with {why}: give {possible}")
 
 
 @torch.inference_mode()
@@ -134,6 +142,7 @@ def compare(candidates: Sequence[Candidate], data: FeatureData) -> Comparison:
         data=data.name,
         rows=sorted(rows, key=lambda row: [c.method for c in candidates].index(row.method)),
         rates=rates,
+        pca_errors=components.errors(data.test)[: math.ceil(max(row.numbers for row in rows))],
         samples=_samples(components, found, data.test[shown]),
         maps={title: codes[:MAP_POINTS].numpy() for title, codes in maps.items()},
         map_labels=None if data.test_labels is None else data.test_labels[:MAP_POINTS].numpy(),
@@ -143,10 +152,15 @@ def compare(candidates: Sequence[Candidate], data: FeatureData) -> Comparison:
 
 def _row(candidate: Candidate, mine: _Measured, linear: _Measured) -> Row:
     psnr, pca_psnr = (-10 * math.log10(max(m.error / m.pixels, 1e-12)) for m in (mine, linear))
-    active = (mine.codes > 0).float().sum(dim=1).mean().item() if isinstance(candidate.model, Sparse) else None
     return Row(
-        candidate.method, candidate.dim, mine.error, linear.error, psnr, pca_psnr, mine.accuracy, linear.accuracy, active
+        candidate.method, candidate.dim, mine.error, linear.error, psnr, pca_psnr, mine.accuracy, linear.accuracy,
+        _active(candidate, mine),
     )  # fmt: skip
+
+
+def _active(candidate: Candidate, measured: _Measured) -> float | None:
+    """The mean number of units above zero, of a sparse code."""
+    return (measured.codes > 0).float().sum(dim=1).mean().item() if isinstance(candidate.model, Sparse) else None
 
 
 @dataclass(frozen=True)
@@ -186,6 +200,13 @@ class Components:
     def decode(self, codes: Tensor) -> Tensor:
         """(n, dim) → (n, pixels)."""
         return codes @ self.vectors[: codes.shape[1]] + self.mean
+
+    def errors(self, images: Tensor) -> list[float]:
+        """The squared error a picture, mean over images (n, C, H, W) in 0–1, with one component, with two, up to all of them."""
+        whole = _in_batches(lambda x: (x.flatten(1) - self.mean).double().square().sum(dim=1), images).mean()
+        told = _in_batches(lambda x: self.encode(x, len(self.vectors)).double().square(), images).mean(dim=0)
+        left: list[float] = (whole - told.cumsum(dim=0)).clamp_min(0).tolist()
+        return left
 
 
 def _flat(images: Tensor) -> np.ndarray:
@@ -262,25 +283,31 @@ def _classes(labels: Tensor) -> int:
 
 
 def _samples(components: Components, found: Sequence[tuple[Candidate, _Measured]], images: Tensor) -> dict[str, Tensor]:
-    """Originals, and what each method makes of them at the largest size of at most 32, or else its smallest."""
+    """Originals, and what each method makes of them at the largest size of at most 32, or else its smallest, beside PCA:
+    with as many components, or as a sparse code has active units."""
     dims = {c.method: [other.dim for other, _ in found if other.method == c.method] for c, _ in found}
     shown = {method: max((d for d in all_of_it if d <= MOST_SHOWN), default=min(all_of_it)) for method, all_of_it in dims.items()}
-    dim = components.nearest(next(iter(shown.values())))
     samples = {"original": images}
-    samples[f"{PCA_NAME}, {dim}-d"] = components.decode(components.encode(images, dim)).view_as(images)
-    for candidate, _ in found:
+    for candidate, measured in found:
         if candidate.dim == shown[candidate.method]:
-            samples[f"{candidate.method}, {candidate.dim}-d"] = candidate.model(images).float()
+            active = _active(candidate, measured)
+            dim = components.nearest(candidate.dim if active is None else max(1, round(active)))
+            samples[f"{PCA_NAME}, {dim}-d"] = components.decode(components.encode(images, dim)).view_as(images)
+            size = f"{candidate.dim}-d" if active is None else f"{active:.0f} of {candidate.dim}"
+            samples[f"{candidate.method}, {size}"] = candidate.model(images).float()
     return samples
 
 
 def table_of(comparison: Comparison) -> list[dict[str, str | float | None]]:
-    """All numbers, one row a measurement, for a CSV file: at full precision of the code, then quantised and deflated."""
+    """All numbers, one row a measurement, for a CSV file: at full precision of the code, then PCA's errors with every number of
+    components, then codes quantised and deflated."""
     names = ("method", "dim", "active_units", "step", "bytes_per_picture", "squared_error", "psnr", "knn_accuracy")
     lines: dict[tuple[str, int], tuple[str | float | None, ...]] = {}
     for r in comparison.rows:
         lines[r.method, r.dim] = (r.method, r.dim, r.active, None, None, r.error, r.psnr, r.accuracy)
         pca_dim = max((rate.dim for rate in comparison.rates if rate.method == PCA_NAME and rate.dim <= r.dim), default=r.dim)
         lines[PCA_NAME, pca_dim] = (PCA_NAME, pca_dim, None, None, None, r.pca_error, r.pca_psnr, r.pca_accuracy)
+    for dim, error in enumerate(comparison.pca_errors, start=1):
+        lines.setdefault((PCA_NAME, dim), (PCA_NAME, dim, None, None, None, error, None, None))
     quantised = [(r.method, r.dim, None, r.step, r.bytes, r.error, None, None) for r in comparison.rates]
     return [dict(zip(names, line, strict=True)) for line in (*lines.values(), *quantised)]

@@ -4,7 +4,8 @@
     work.read(job)   →   work.process(job, …) →   work.write(job, …, stream), tell(outcome)
 
 One picture is read ahead and one result waits to be written or is being written, so that memory does not grow with the number
-of files. Nothing here prints, asks or exits.
+of files. Small pictures of one size that have been read meanwhile go through the network together, where the work knows how.
+Nothing here prints, asks or exits.
 """
 
 from __future__ import annotations
@@ -13,21 +14,34 @@ import io
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
-from aecli.batch import ExistsError, Job, atomic_write, check_target
+from aecli.batch import ExistsError, Job, atomic_write, check_target, exists
 from aecli.errors import AecliError, is_out_of_memory
 
 R = TypeVar("R")
 P = TypeVar("P")
+T = TypeVar("T")
 
 AHEAD = 1  # sources read, or being read, before the network needs them
-BEHIND = 1  # results that wait to be written, or are being written
+BEHIND = 1  # results that wait to be written, or are being written; those of a call of the network count as one
+TOGETHER = 16  # small pictures that the network does in one call; as many are read ahead
 PATIENCE = 0.2  # seconds between looks at whether the work is to end
+
+
+@dataclass(frozen=True)
+class Several(Generic[R, P]):
+    """How a network does small pictures in one call, which must give what calls of their own give.
+
+    kind: equal for those that go together, None for one that goes alone. process: of several of a kind.
+    """
+
+    kind: Callable[[R], Hashable]
+    process: Callable[[Sequence[R]], Sequence[P]]
 
 
 @dataclass(frozen=True)
@@ -36,11 +50,13 @@ class Work(Generic[R, P]):
 
     read: from the source to what the network takes; runs beside `process`, so it must leave the network alone. process: the
     network; the only part in the caller's thread. write: puts the result into a stream, and returns what is to be told of it.
+    several: `process` for small pictures, where one call for many is faster.
     """
 
     read: Callable[[Job], R]
     process: Callable[[Job, R], P]
     write: Callable[[Job, P, BinaryIO], Mapping[str, object]]
+    several: Several[R, P] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +87,12 @@ def run(
     read. Any Exception makes the job "failed" and the next one goes on. What is raised in the caller's thread, such as
     KeyboardInterrupt, or by `tell`, ends the run: the result that is being written is finished, all others are dropped.
     """
-    _Run(work, tell, overwrite, skip_existing, stdout).do(jobs)
+    _Run(Steps(work, overwrite, skip_existing, stdout), tell).do(jobs)
 
 
 @dataclass
-class _Task:
-    """A job on its way through the threads. value: what the last part returned."""
+class Task:
+    """A job on its way. value: what the last part of the work returned."""
 
     job: Job
     seconds: float = 0.0
@@ -103,17 +119,69 @@ class _Task:
         return Outcome(self.job, "done", self.seconds, self.value)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What is done with a task, whoever does it and wherever: each step once, in this order. None of them raises."""
+
+    work: Work[Any, Any]
+    overwrite: bool
+    skip_existing: bool
+    stdout: BinaryIO
+
+    def read(self, task: Task) -> None:
+        """Look whether there is anything to do, and read the source."""
+        if self.skip_existing and task.job.target is not None and exists(task.job.target):
+            task.message = f"{task.job.target} exists"
+        task.attempt(lambda: self._begin(task.job))
+
+    def kind(self, task: Task) -> Hashable:
+        """Equal for tasks that have been read and can be processed together, otherwise None."""
+        several = self.work.several
+        return several.kind(task.value) if several and task.error is None and not task.message else None
+
+    def process(self, task: Task) -> None:
+        task.attempt(lambda: self.work.process(task.job, task.value))
+
+    def process_together(self, tasks: Sequence[Task]) -> None:
+        """Tasks of one kind. If they fail together, each has a try of its own: one must not spoil the others."""
+        several = self.work.several
+        assert several is not None
+        start = perf_counter()
+        try:
+            values = several.process([task.value for task in tasks])
+        except Exception:
+            for task in tasks:
+                self.process(task)
+            return
+        for task, value in zip(tasks, values, strict=True):
+            task.value = value
+            task.seconds += (perf_counter() - start) / len(tasks)
+
+    def write(self, task: Task) -> None:
+        task.attempt(lambda: self._write(task))
+        if self.skip_existing and isinstance(task.error, ExistsError):  # another process was quicker
+            task.message = f"{task.job.target} exists"
+
+    def _begin(self, job: Job) -> Any:
+        if job.target is not None:
+            check_target(job.target, overwrite=self.overwrite)  # before any time is spent on what cannot be written
+        return self.work.read(job)
+
+    def _write(self, task: Task) -> Mapping[str, object]:
+        with _result_stream(task.job, self.overwrite, self.stdout) as stream:
+            return self.work.write(task.job, task.value, stream)
+
+
 class _Run:
     """The threads of one call and what they share."""
 
-    def __init__(
-        self, work: Work[Any, Any], tell: Callable[[Outcome], None], overwrite: bool, skip_existing: bool, stdout: BinaryIO
-    ) -> None:
-        self._work, self._tell, self._stdout = work, tell, stdout
-        self._overwrite, self._skip_existing = overwrite, skip_existing
-        self._read: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._processed: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+    def __init__(self, steps: Steps, tell: Callable[[Outcome], None]) -> None:
+        self._steps, self._tell = steps, tell
+        self._read: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._processed: queue.SimpleQueue[list[Task] | None] = queue.SimpleQueue()
         self._ahead, self._behind = threading.Semaphore(AHEAD), threading.Semaphore(1 + BEHIND)  # one at work
+        self._small_ahead = threading.Semaphore(TOGETHER)
+        self._following: list[Task | None] = []  # at most one: was read after those that go together, and is of another kind
         self._ending = threading.Event()
         self._broken: list[BaseException] = []  # what ended a thread
 
@@ -123,10 +191,9 @@ class _Run:
         writer = threading.Thread(target=self._guarded, args=(self._write_all,), daemon=True)
         writer.start()
         try:
-            while (task := self._next(self._read)) is not None and self._enter(self._behind):
-                self._ahead.release()
-                self._process(task)
-                self._processed.put(task)
+            while (tasks := self._next_tasks()) and self._enter(self._behind):
+                self._process(tasks)
+                self._processed.put(tasks)
             self._processed.put(None)
             while writer.is_alive():
                 writer.join(PATIENCE)
@@ -147,42 +214,60 @@ class _Run:
         for job in jobs:
             if not self._enter(self._ahead):
                 return
-            task = _Task(job)
-            if self._skip_existing and job.target is not None and os.path.lexists(job.target):
-                task.message = f"{job.target} exists"
-            elif job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
-                task.attempt(lambda task=task: self._begin(task.job))  # type: ignore[misc]
+            task = Task(job)
+            if job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
+                self._steps.read(task)
+            if self._is_small(task):
+                if not self._enter(self._small_ahead):
+                    return
+                self._ahead.release()
             self._read.put(task)
         self._read.put(None)
 
-    def _begin(self, job: Job) -> Any:
-        if job.target is not None:
-            check_target(job.target, overwrite=self._overwrite)  # before any time is spent on what cannot be written
-        return self._work.read(job)
+    def _is_small(self, task: Task) -> bool:
+        return task.job.source is not None and self._steps.kind(task) is not None
 
-    def _process(self, task: _Task) -> None:
+    def _next_tasks(self) -> list[Task]:
+        """The next one, with those that go together with it and are there already; empty where there is none or the run ends."""
+        first = self._following.pop() if self._following else self._next(self._read)
+        if first is None:
+            return []
+        (self._small_ahead if self._is_small(first) else self._ahead).release()
+        tasks = [first]
+        while self._is_small(first) and len(tasks) < TOGETHER and not self._read.empty():
+            task = self._read.get()
+            if task is None or not self._is_small(task) or self._steps.kind(task) != self._steps.kind(first):
+                self._following.append(task)
+                break
+            self._small_ahead.release()
+            tasks.append(task)
+        return tasks
+
+    def _process(self, tasks: list[Task]) -> None:
+        if len(tasks) > 1:
+            self._steps.process_together(tasks)
+            return
+        (task,) = tasks
         if task.job.source is None:
-            task.attempt(lambda: self._begin(task.job))
-        task.attempt(lambda: self._work.process(task.job, task.value))
+            self._steps.read(task)
+        self._steps.process(task)
 
     def _write_all(self) -> None:
-        while (task := self._next(self._processed)) is not None:
-            task.attempt(lambda task=task: self._write(task))  # type: ignore[misc]
-            if self._skip_existing and isinstance(task.error, ExistsError):  # another process was quicker
-                task.message = f"{task.job.target} exists"
-            outcome, task.value = task.outcome(), None
-            self._behind.release()
-            self._tell(outcome)
+        while (tasks := self._next(self._processed)) is not None:
+            for task in tasks:
+                if task is not tasks[0] and self._ending.is_set():
+                    return
+                self._steps.write(task)
+                outcome, task.value = task.outcome(), None
+                if task is tasks[-1]:
+                    self._behind.release()
+                self._tell(outcome)
 
-    def _write(self, task: _Task) -> Mapping[str, object]:
-        with _result_stream(task.job, self._overwrite, self._stdout) as stream:
-            return self._work.write(task.job, task.value, stream)
-
-    def _next(self, tasks: queue.SimpleQueue[_Task | None]) -> _Task | None:
+    def _next(self, things: queue.SimpleQueue[T | None]) -> T | None:
         """The next one, or None where there is none or the run ends."""
         while not self._ending.is_set():
             try:
-                return tasks.get(timeout=PATIENCE)
+                return things.get(timeout=PATIENCE)
             except queue.Empty:
                 pass
         return None

@@ -69,6 +69,11 @@ CLASS_COLOURS = (  # Petroff's (2021), chosen for the colour-blind and for looks
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 MARKERS = "osD^v"
+FRAME = "#c8c8c8"  # of a map
+ERROR_LABEL = "squared error a picture"
+LEAST_ERROR = 1e-6  # what is below is rounding, which a logarithmic axis would show as a cliff
+MOST_NAMED = 20  # classes whose names are written on a map
+MOST_NEIGHBOURS = 500  # pictures of a class that are looked at to find where most of it lies
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "svg.fonttype": "path"}
 
 
@@ -80,16 +85,18 @@ def comparison_figure(comparison: Comparison) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    shares = [3.4, 0.72 * len(comparison.samples), *([4.4] if comparison.maps else [])]
+    maps_height = min(4.7, 9 / max(1, len(comparison.maps)) + 0.5)  # about as high as each is wide, below its title
+    shares = [3.4, 0.72 * len(comparison.samples), *([maps_height] if comparison.maps else [])]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, sum(shares)), layout="constrained", dpi=160)
+        figure = Figure(figsize=(10, sum(shares) + 0.3), layout="constrained", dpi=160)
         parts: Any = figure.subfigures(len(shares), 1, height_ratios=shares, hspace=0.03, squeeze=False)[:, 0]
         left, right = parts[0].subplots(1, 2)
         _plot_errors(left, comparison)
         _plot_rates(right, comparison)
         _plot_samples(parts[1], comparison.samples)
         if comparison.maps:
-            _plot_maps(parts[2], comparison.maps, comparison.map_labels, comparison.class_names)
+            _plot_maps(parts[2], comparison)
+        figure.suptitle(_literal(comparison.data), fontsize=11)
     return figure
 
 
@@ -99,17 +106,27 @@ def _looks(comparison: Comparison, method: str) -> dict[str, Any]:
 
 
 def _plot_errors(axes: Any, comparison: Comparison) -> None:
-    by_dim = {row.dim: row.pca_error for row in comparison.rows if row.pca_error > 0}
-    axes.plot(*zip(*sorted(by_dim.items()), strict=True) if by_dim else ([], []), "x--", label="PCA", color=PCA_COLOUR)
+    dims = sorted({max(1, round(row.numbers)) for row in comparison.rows})
+    curve = np.array([error if error > LEAST_ERROR else np.nan for error in comparison.pca_errors])
+    compared = [dim - 1 for dim in dims if dim <= len(curve)]
+    axes.plot(1 + np.arange(len(curve)), curve, "x--", markevery=compared, label="PCA", color=PCA_COLOUR)
     for method in comparison.methods:
         rows = [row for row in comparison.rows if row.method == method]
-        axes.plot([r.numbers for r in rows], [r.error for r in rows], label=method, **_looks(comparison, method))
-    axes.set(xscale="log", xlabel=_numbers_label(comparison), ylabel="squared error a picture", title=comparison.data)
-    dims = sorted({row.dim for row in comparison.rows if row.active is None})
-    if dims:
-        axes.set_xticks(dims, [str(d) for d in dims])
-        axes.set_xticks([], minor=True)
+        axes.plot([r.numbers for r in rows], [r.error for r in rows], label=_literal(method), **_looks(comparison, method))
+    axes.set(xscale="log", xlabel=_numbers_label(comparison), ylabel=ERROR_LABEL, title="with the same number of dimensions")
     _finish_errors(axes, [row.error for row in comparison.rows])
+    ticks = _apart(dims)
+    if ticks:
+        axes.set_xticks(ticks, [str(d) for d in ticks])
+
+
+def _apart(dims: Sequence[int]) -> list[int]:
+    """Those whose labels do not touch on a logarithmic axis."""
+    found: list[int] = []
+    for dim in dims:
+        if not found or dim >= 1.25 * found[-1]:
+            found.append(dim)
+    return found
 
 
 def _numbers_label(comparison: Comparison) -> str:
@@ -125,16 +142,24 @@ def _plot_rates(axes: Any, comparison: Comparison) -> None:
             if not best or rate.error < best[-1].error:
                 best.append(rate)
         looks = {"color": PCA_COLOUR, "marker": "x", "ls": "--"} if method == "PCA" else _looks(comparison, method)
-        axes.plot([r.bytes for r in best], [r.error for r in best], label=method, markersize=4, **looks)
-    axes.set(xscale="log", xlabel="bytes a picture (codes quantised and deflated)", ylabel="squared error a picture")
-    axes.set_title("at equal bytes")
+        axes.plot([r.bytes for r in best], [r.error for r in best], label=_literal(method), markersize=4, **looks)
+    axes.set(xscale="log", xlabel="bytes a picture (codes quantised and deflated)", ylabel=ERROR_LABEL)
+    axes.set_title("with the same number of bytes")
     _finish_errors(axes, [rate.error for rate in comparison.rates])
 
 
 def _finish_errors(axes: Any, errors: list[float]) -> None:
-    if min(errors) > 0:
+    """Plain numbers on logarithmic axes, 1, 2, 5, 10, …: powers of ten are hard to read off where there is one decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if min(errors) > LEAST_ERROR:
         axes.set_yscale("log")
-    axes.grid(alpha=0.25, which="both", linewidth=0.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.25, linewidth=0.5)
     axes.legend(frameon=False)
 
 
@@ -144,15 +169,19 @@ def _plot_samples(figure: Any, samples: Mapping[str, Tensor]) -> None:
         cell.imshow(grid_image(pictures, len(pictures)), interpolation="nearest")
         cell.set(xticks=[], yticks=[])
         cell.spines[:].set_visible(False)
-        cell.set_ylabel(label, rotation=0, ha="right", va="center")
+        cell.set_ylabel(_literal(label), rotation=0, ha="right", va="center")
 
 
-def _plot_maps(figure: Any, maps: Mapping[str, np.ndarray], labels: np.ndarray | None, names: Sequence[str]) -> None:
-    panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    for axes, (title, points) in zip(panels, maps.items(), strict=True):
-        plot_map(axes, title, points, labels, names)
-    if labels is not None:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, markerscale=3)
+def _plot_maps(figure: Any, comparison: Comparison) -> None:
+    panels = figure.subplots(1, len(comparison.maps), squeeze=False)[0]
+    for axes, (method, points) in zip(panels, comparison.maps.items(), strict=True):
+        told = comparison.map_accuracy(method)
+        title = f"{method}, 2-d" if told is None else f"{method}, 2-d\n10 neighbours tell {told:.0%}"
+        plot_map(axes, title, points, comparison.map_labels, comparison.class_names)
+        if comparison.map_labels is not None:
+            _name_classes(axes, points, comparison.map_labels, comparison.class_names)
+    if comparison.map_labels is not None:
+        _legend(figure, panels[0])
 
 
 def plot_map(axes: Any, title: str, points: np.ndarray, labels: np.ndarray | None, names: Sequence[str]) -> None:
@@ -162,10 +191,41 @@ def plot_map(axes: Any, title: str, points: np.ndarray, labels: np.ndarray | Non
         axes.scatter(*points.T, color=COLOURS[0], **looks)
     else:
         for index in np.unique(labels):
-            name = names[index] if index < len(names) else str(index)
+            name = _class_name(names, int(index))
             axes.scatter(*points[labels == index].T, color=class_colour(int(index)), label=name, **looks)
-    axes.set(title=title, xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+    axes.set(title=_literal(title), xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set(visible=True, color=FRAME)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, markerscale=4)
+
+
+def _class_name(names: Sequence[str], index: int) -> str:
+    return _literal(names[index]) if index < len(names) else str(index)
+
+
+def _name_classes(axes: Any, points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Each class's name where most of it lies: colours alone do not tell ten classes apart for everybody."""
+    from matplotlib.patheffects import withStroke
+
+    found = np.unique(labels)
+    if len(found) > MOST_NAMED:
+        return
+    reach = 0.04 * np.ptp(points, axis=0).max()
+    for index in found:
+        own = points[labels == index][:MOST_NEIGHBOURS]
+        near = np.abs(own[:, None] - own).max(axis=2) <= reach
+        place = own[near[near.sum(axis=1).argmax()]].mean(axis=0)  # the mean of all would lie between the parts of a class in two
+        halo = [withStroke(linewidth=2.5, foreground="white")]
+        text = _class_name(names, int(index))
+        axes.text(*place, text, ha="center", va="center", fontsize=11, weight="bold", path_effects=halo)
+
+
+def _literal(text: str) -> str:
+    """A dollar sign in a name begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def class_colour(index: int) -> str:
@@ -200,7 +260,7 @@ def anomalies_figure(labels: Sequence[str], evidence: Sequence[Evidence], weight
             cells[0].imshow(shown.seen)
             cells[1].imshow(shown.reconstruction)
             heat = cells[2].imshow(np.sqrt(shown.heat), cmap="inferno", vmin=0, vmax=largest)
-            cells[0].set_title(label.replace("$", r"\$"))
+            cells[0].set_title(_literal(label))
         for cell in axes.flat:
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
@@ -223,16 +283,18 @@ def traversal_figure(lattice: Walks, lines: Walks, weights: str) -> Any:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 6), layout="constrained", dpi=160)
+        sheets = [grid_image(walks.pictures, walks.columns) for walks in (lattice, lines)]
+        height = 5.5 * min(2.0, max(sheet.height / sheet.width for sheet in sheets)) + 0.4
+        figure = Figure(figsize=(11, max(1.5, height)), layout="constrained", dpi=160)
         left, right = figure.subplots(1, 2)
         square = not lattice.labels
         left.set_title(f"the latent square of {weights}" if square else f"dimensions of {weights} that vary most, ±3 deviations")
         right.set_title("from one picture to another")
-        for axes, walks in ((left, lattice), (right, lines)):
-            sheet = grid_image(walks.pictures, walks.columns)
+        for axes, walks, sheet in zip((left, right), (lattice, lines), sheets, strict=True):
             axes.imshow(sheet, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
+            axes.set_anchor("N")
             rows = max(1, len(walks.labels))
             axes.set_yticks([(row + 0.5) * sheet.height / rows for row in range(len(walks.labels))], walks.labels)
             axes.tick_params(length=0)
@@ -242,8 +304,6 @@ def traversal_figure(lattice: Walks, lines: Walks, weights: str) -> Any:
 # ------------------------------------------------------------------------------------------------------------- project
 
 THUMBNAIL = 0.3  # inches
-MOST_NAMED = 20  # classes whose names are written on a map
-MOST_NEIGHBOURS = 500  # pictures of a class that are looked at to find where most of it lies
 
 
 def projection_figure(projection: Projection) -> Any:
@@ -254,46 +314,23 @@ def projection_figure(projection: Projection) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    labels, names = projection.classes, [projection.class_name(i) for i in range(len(projection.class_names))]
+    labels, names = projection.classes, projection.class_names
     with matplotlib.rc_context(STYLE):
         width = 5.6 * len(projection.maps) + (0.9 if labels is not None else 0)
         figure = Figure(figsize=(width, 5.3), layout="constrained", dpi=200)
         panels = figure.subplots(1, len(projection.maps), squeeze=False)[0]
         for axes, (title, points) in zip(panels, projection.maps.items(), strict=True):
-            plot_map(axes, _literal(title), points, labels, [_literal(name) for name in names])
-            axes.set_aspect("equal", adjustable="datalim")
+            plot_map(axes, title, points, labels, names)
             if labels is not None and not projection.with_thumbnails:
-                _name_classes(axes, points, labels, projection)
+                _name_classes(axes, points, labels, names)
         figure.suptitle(_literal(f"{projection.name}: {len(projection.images):,}"))
         if labels is not None:
-            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, markerscale=4)
+            _legend(figure, panels[0])
         if projection.with_thumbnails:
             figure.draw_without_rendering()  # the places on the paper are known only then
             for axes, points in zip(panels, projection.maps.values(), strict=True):
                 _draw_thumbnails(axes, points, projection)
     return figure
-
-
-def _literal(text: str) -> str:
-    """A dollar sign in a name begins no formula."""
-    return text.replace("$", r"\$")
-
-
-def _name_classes(axes: Any, points: np.ndarray, labels: np.ndarray, projection: Projection) -> None:
-    """Each class's name where most of it lies: colours alone do not tell ten classes apart for everybody."""
-    from matplotlib.patheffects import withStroke
-
-    found = np.unique(labels)
-    if len(found) > MOST_NAMED:
-        return
-    reach = 0.04 * np.ptp(points, axis=0).max()
-    for index in found:
-        own = points[labels == index][:MOST_NEIGHBOURS]
-        near = np.abs(own[:, None] - own).max(axis=2) <= reach
-        place = own[near[near.sum(axis=1).argmax()]].mean(axis=0)  # the mean of all would lie between the parts of a class in two
-        halo = [withStroke(linewidth=2.5, foreground="white")]
-        text = _literal(projection.class_name(int(index)))
-        axes.text(*place, text, ha="center", va="center", fontsize=11, weight="bold", path_effects=halo)
 
 
 def _draw_thumbnails(axes: Any, points: np.ndarray, projection: Projection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from aecli.batch import Job
 from aecli.errors import UsageError
@@ -47,7 +48,7 @@ def arriving(plan: Callable[[], Sequence[Job]], complain: Callable[[str], None])
 
 
 def _state(job: Job) -> State | None:
-    assert job.source is not None
+    assert isinstance(job.source, Path)
     try:
         found = os.stat(job.source)  # noqa: PTH116
     except OSError:

@@ -21,6 +21,7 @@ from torch import nn
 from aecli.batch import atomic_write
 from aecli.errors import AecliError
 from aecli.models import build, config_of
+from aecli.storage import refuse_url
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
@@ -111,6 +112,7 @@ def read_card(path: Path) -> Card:
 
 def find_weights(name: str | Path) -> Path:
     """The file of a shipped name or of a path. Raises AecliError, naming what there is, where there is none."""
+    refuse_url(name, "--weights")
     direct = Path(name)
     if direct.suffix == ".safetensors" or os.path.isfile(direct):  # noqa: PTH113 — Path.is_file raises for long names
         return direct

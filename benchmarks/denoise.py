@@ -1,9 +1,9 @@
-"""PSNR and speed of `aecli denoise` beside OpenCV's non-local means and scikit-image's wavelets, on white Gaussian noise.
+"""PSNR and speed of `aecli denoise` beside non-local means, wavelets and BM3D, on white Gaussian noise.
 
 Two kinds of input: noise that is not clipped (the papers' convention), and noisy pictures clipped and rounded to 8 bits (what
 a real file is). Results are clipped and rounded; PSNR is over all channels, averaged over the pictures.
 
-usage: python benchmarks/denoise.py FOLDER [--sigmas 15,25,50] [--luminance] [--limit N] [--threads N] [--json FILE]
+usage: python benchmarks/denoise.py FOLDER [--sigmas 15,25,50] [--luminance] [--bm3d] [--limit N] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ def main() -> None:
     add_pictures(arguments, "photo-denoise")
     arguments.add_argument("--sigmas", type=numbers, default=[15.0, 25.0, 50.0], help="noise levels in grey levels of 255")
     arguments.add_argument("--luminance", action="store_true", help="grey pictures, one channel of noise")
+    arguments.add_argument("--bm3d", action="store_true", help="BM3D too (minutes a megapixel)")
     arguments.add_argument("--precision", choices=device.PRECISIONS, default="auto", help="of aecli")
     args = arguments.parse_args()
     compute = device.select("auto", args.precision, args.threads)
     cv2.setNumThreads(torch.get_num_threads())
     weights = aecli.load_weights(args.weights)
-    methods = all_methods(weights, compute)
+    methods = all_methods(weights, compute, with_bm3d=args.bm3d)
     figures: dict[tuple[str, str], Figures] = defaultdict(Figures)
     for index, picture in enumerate(pictures(args.folder, args.limit)):
         clean = np.array(Image.fromarray(picture).convert("L"))[..., None] if args.luminance else picture
@@ -81,7 +82,7 @@ def main() -> None:
     write_json(args.json, {"machine": machine(compute, weights), "rows": results})
 
 
-def all_methods(weights: Weights, compute: device.Compute) -> dict[str, dict[str, Method]]:
+def all_methods(weights: Weights, compute: device.Compute, *, with_bm3d: bool) -> dict[str, dict[str, Method]]:
     """The methods by kind of input and name."""
 
     def unclipped(noisy: np.ndarray, sigma: float) -> np.ndarray:
@@ -95,6 +96,8 @@ def all_methods(weights: Weights, compute: device.Compute) -> dict[str, dict[str
 
     peers: dict[str, Method] = {"noisy": lambda noisy, _: to_8_bits(noisy), "OpenCV fastNlMeans": non_local_means}
     peers["skimage wavelet"] = wavelet
+    if with_bm3d:
+        peers["BM3D"] = bm3d
     return {
         UNCLIPPED: {**peers, "aecli, told sigma": unclipped},
         FILE: {**peers, "aecli, told sigma": told, "aecli, blind": blind},
@@ -145,6 +148,13 @@ def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     if pixels.shape[2] == 1:
         return cv2.fastNlMeansDenoising(pixels, None, h).reshape(pixels.shape)
     return cv2.fastNlMeansDenoisingColored(pixels[..., ::-1].copy(), None, h, h)[..., ::-1].copy()  # OpenCV reads BGR
+
+
+def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
+    from bm3d import bm3d, bm3d_rgb  # slow to import
+
+    restored = (bm3d_rgb if noisy.shape[2] == 3 else bm3d)(noisy / 255.0, sigma / 255)
+    return to_8_bits(restored.reshape(noisy.shape) * 255)
 
 
 def wavelet(noisy: np.ndarray, sigma: float) -> np.ndarray:

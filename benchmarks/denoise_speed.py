@@ -4,11 +4,16 @@ DnCNN-colour (Zhang et al. 2017: 20 layers of 64 channels) and FFDNet-colour (Zh
 half the resolution) have random weights and merged batch normalisation: their speed does not depend on what they learned. All
 networks run in alternation, in one process, with the same threads and precision; ratios are medians of the rounds' own.
 
-usage: python benchmarks/denoise_speed.py [--side N] [--rounds N] [--megapixels 1,4,16] [--precision P] [--threads N] [--json FILE]
+The whole command runs as a process, blind, on a photograph (tests/data/photo.png, mirrored to the size that is wanted) with noise
+of sigma 25, or on a file of your own. Start-up is everything but reading, network and writing: Python, torch, weights, and the end.
+
+usage: python benchmarks/denoise_speed.py [--side N] [--rounds N] [--megapixels 1,4,16,64] [--photograph FILE] [--suffix .png]
+                                          [--precision P] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -17,6 +22,7 @@ import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,19 +33,43 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aecli
 from aecli import device
+from aecli.denoising import TILE, denoise_picture
+from aecli.images import from_array
+from aecli.metrics import psnr
 from aecli.models.denoiser import Denoiser
+from aecli.weights import Weights
 
 Network = Callable[[Tensor], Tensor]
+PARTS = ("start-up", "reading", "network", "writing")
 PEAK_CONVOLUTIONS = ((64, 256), (96, 256), (128, 128), (256, 64))  # channels, side: the shapes that denoisers are made of
+DATA = Path(__file__).parent.parent / "tests" / "data"
+PHOTOGRAPHS = ("arches", "colosseum", "photo", "skyline")
 CHILD = """
-import resource, sys, time
+import json, resource, sys, time
+from aecli import denoising, images
+
+seconds = {}
+
+def clocked(module, name, part):
+    function = getattr(module, name)
+    def run(*arguments, **options):
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            seconds[part] = time.perf_counter() - start
+    setattr(module, name, run)
+
+clocked(images, "read_picture", "reading")
+clocked(denoising, "denoise_picture", "network")
+clocked(images, "write_picture", "writing")
 import aecli.cli
-start = time.perf_counter()
 try:
     aecli.cli.main()
 finally:
-    seconds = time.perf_counter() - start
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    used = {"processor": used.ru_utime + used.ru_stime, "resident": used.ru_maxrss}
+    print(json.dumps([seconds, used]), file=sys.stderr)
 """
 
 
@@ -48,7 +78,9 @@ def main() -> None:
     arguments.add_argument("--weights", default="photo-denoise", help="shipped weights by name, or a file (default: %(default)s)")
     arguments.add_argument("--side", type=int, default=1024, help="of the square picture that the networks are timed on")
     arguments.add_argument("--rounds", type=int, default=5, help="times that each network runs (default: %(default)s)")
-    arguments.add_argument("--megapixels", type=numbers, default=[1.0, 4.0, 16.0], help="sizes for the whole command")
+    arguments.add_argument("--megapixels", type=numbers, default=[1.0, 4.0, 12.0, 16.0, 64.0], help="sizes for the whole command")
+    arguments.add_argument("--photograph", type=Path, metavar="FILE", help="a picture for the whole command, besides")
+    arguments.add_argument("--suffix", default=".png", help="of the files that it reads and writes (default: %(default)s)")
     arguments.add_argument("--precision", choices=device.PRECISIONS, default="auto")
     args = arguments.parse_args()
     compute = device.select("auto", args.precision, args.threads)
@@ -67,15 +99,16 @@ def main() -> None:
             rows(seconds, work, args.side, peak),
         )
     )
-    sizes = [whole_command(m, args) for m in args.megapixels]
-    print("\nThe whole command, blind, PNG in and out:\n")
-    columns = ["megapixels", "seconds, start to end", "in the command, torch imported by it", "s/MP", "resident, GB"]
-    print(
-        table(
-            columns, [[f"{m:g}", f"{wall:.1f}", f"{inner:.1f}", f"{wall / m:.2f}", f"{rss:.2f}"] for m, wall, inner, rss in sizes]
-        )
-    )
-    write_json(args.json, {"machine": line, "seconds": seconds, "macs_per_pixel": work, "peak": peak, "sizes": sizes})
+    print(f"\nLargest difference between tiles and the whole picture: {tile_difference(weights, compute)} grey levels")
+    cost = precision_cost(weights, args.threads)
+    print(f"PSNR in bfloat16 less that in float32, sigma 25, mean of {len(PHOTOGRAPHS)} photographs: {cost:+.4f} dB")
+    runs = [whole_command(photograph(megapixels), args) for megapixels in args.megapixels]
+    runs += [whole_command(Image.open(args.photograph), args, args.photograph)] if args.photograph else []
+    print("\nThe whole command, blind:\n")
+    columns = ["megapixels", "file", "seconds", *PARTS, "s/MP", "network, s/MP", "processor, s/MP", "resident, GB"]
+    print(table(columns, [run_row(run) for run in runs], names=2))
+    results = {"seconds": seconds, "macs_per_pixel": work, "peak": peak, "bf16_minus_fp32_db": cost, "runs": runs}
+    write_json(args.json, {"machine": line, **results})
 
 
 def all_networks(model: Denoiser, compute: device.Compute) -> dict[str, Network]:
@@ -165,29 +198,69 @@ def rows(seconds: dict[str, list[float]], work: dict[str, float], side: int, pea
     return result
 
 
-def whole_command(megapixels: float, args) -> tuple[float, float, float, float]:  # type: ignore[no-untyped-def]
-    """(megapixels, wall seconds, seconds in main, resident gigabytes) of `aecli denoise` on 4:3 pixels of noise over a ramp."""
-    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
-    width = round(megapixels * 1e6 / height)
+def tile_difference(weights: Weights, compute: device.Compute) -> int:
+    """Grey levels, on 3 megapixels: six tiles, or one."""
+    picture = from_array(noisy(np.asarray(photograph(3))))
+    tiled, whole = (denoise_picture(picture, weights, compute, tile=side).picture.pixels for side in (TILE, 1 << 16))
+    return int(np.abs(tiled.astype(int) - whole).max())
+
+
+def precision_cost(weights: Weights, threads: int | None) -> float:
+    """dB that bfloat16 adds, told sigma, on noisy pictures as in files."""
+    gains = []
+    for name in PHOTOGRAPHS:
+        clean = np.array(Image.open(DATA / f"{name}.png").convert("RGB"))
+        picture = from_array(noisy(clean))
+        half, full = (
+            denoise_picture(picture, weights, device.select("auto", precision, threads), sigma=25).picture.pixels
+            for precision in ("bf16", "fp32")
+        )
+        gains.append(psnr_of(half, clean) - psnr_of(full, clean))
+    return statistics.mean(gains)
+
+
+def psnr_of(restored: np.ndarray, clean: np.ndarray) -> float:
+    return psnr(torch.from_numpy(restored) / 255, torch.from_numpy(clean) / 255)
+
+
+def whole_command(picture: Image.Image, args: argparse.Namespace, file: Path | None = None) -> dict[str, Any]:
+    """Seconds, in all and by part, and gigabytes that `aecli denoise` takes; `picture` is written first where `file` is None."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "noisy.png"
-        Image.fromarray(noisy_ramp(height, width)).save(source, compress_level=1)
-        command = [sys.executable, "-c", CHILD, "denoise", str(source), "--json", "--weights", str(args.weights)]
-        command += ["--precision", args.precision, *(["--threads", str(args.threads)] if args.threads else [])]
+        source = file or Path(folder) / f"noisy{args.suffix}"
+        if file is None:
+            Image.fromarray(noisy(np.asarray(picture))).save(source)
+        command = [sys.executable, "-c", CHILD, "denoise", str(source), "-o", folder + "/result" + source.suffix, "--json"]
+        command += ["--weights", str(args.weights), "--precision", args.precision]
+        command += ["--threads", str(args.threads)] if args.threads else []
         done, wall = timed(lambda: subprocess.run(command, capture_output=True, text=True, check=True))
     assert json.loads(done.stdout)["status"] == "done"
-    inner, kilobytes = done.stderr.split()[-2:]
-    unit = 1e9 if sys.platform == "darwin" else 1e6
-    return megapixels, wall, float(inner), int(kilobytes) / unit
+    parts, used = json.loads(done.stderr.splitlines()[-1])
+    used["resident"] /= 1e9 if sys.platform == "darwin" else 1e6
+    size = {"megapixels": picture.width * picture.height / 1e6, "file": source.suffix, "seconds": wall}
+    return size | {"start-up": wall - sum(parts.values())} | parts | used
 
 
-def noisy_ramp(height: int, width: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(40, 200, width, dtype=np.float32)[None, :, None]
-    result = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, 512):  # in strips, so that 100 megapixels need no gigabytes here
+def run_row(run: dict[str, Any]) -> list[str]:
+    megapixels = run["megapixels"]
+    figures = [run["seconds"], *(run[part] for part in PARTS), run["seconds"] / megapixels, run["network"] / megapixels]
+    figures += [run["processor"] / megapixels, run["resident"]]
+    return [f"{megapixels:.3g}", run["file"], *(f"{figure:.2f}" for figure in figures)]
+
+
+def photograph(megapixels: float) -> Image.Image:
+    """4:3, by mirroring."""
+    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    width = round(megapixels * 1e6 / height)
+    small = np.array(Image.open(DATA / "photo.png").convert("RGB"))
+    return Image.fromarray(np.pad(small, [(0, height - small.shape[0]), (0, width - small.shape[1]), (0, 0)], mode="symmetric"))
+
+
+def noisy(pixels: np.ndarray, sigma: float = 25) -> np.ndarray:
+    """Clipped and rounded, as in a file; in strips, so that 100 megapixels need no gigabytes here."""
+    rng, result = np.random.default_rng(0), pixels.copy()
+    for top in range(0, len(pixels), 512):
         part = result[top : top + 512]
-        part[:] = np.clip(ramp + 25 * rng.standard_normal(part.shape, dtype=np.float32), 0, 255)
+        part[:] = np.clip(np.rint(part + sigma * rng.standard_normal(part.shape, dtype=np.float32)), 0, 255)
     return result
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from common import add_pictures, machine, parser, pictures, table, write_json
-from denoise import non_local_means, to_8_bits
+from denoise import bm3d, non_local_means, to_8_bits
 
 import aecli
 from aecli import device
@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser(__doc__)
     add_pictures(arguments, "photo-denoise")
     arguments.add_argument("--crop", type=int, default=256, help="side of the part that is used, from the middle of each picture")
-    arguments.add_argument("--no-bm3d", action="store_true", help="leave BM3D out (a minute a megapixel)")
+    arguments.add_argument("--no-bm3d", action="store_true", help="leave BM3D out (minutes a megapixel)")
     args = arguments.parse_args()
     compute = device.select("auto", "auto", args.threads)
     weights = aecli.load_weights(args.weights)
@@ -71,12 +71,6 @@ def degraded(kind: Callable[..., torch.Tensor], clean: np.ndarray, strength: flo
     x = torch.from_numpy(clean / 255).float().permute(2, 0, 1)
     noisy = kind(x, strength, torch.Generator().manual_seed(seed))
     return to_8_bits(noisy.permute(1, 2, 0).numpy() * 255)
-
-
-def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
-    from bm3d import bm3d_rgb  # slow to import, and needed only here
-
-    return to_8_bits(bm3d_rgb(noisy / 255.0, sigma / 255) * 255)
 
 
 if __name__ == "__main__":

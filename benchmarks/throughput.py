@@ -59,11 +59,13 @@ def main() -> None:
             str(args.weights if " or " not in args.weights else shipped),
             "--quiet",
         ]
-        short, short_memory = run([*command, str(Path(folder, "few")), "-o", str(Path(folder, "few-out"))])
-        long, memory = run([*command, str(Path(folder, "all")), "-o", str(Path(folder, "all-out"))])
+        one, _ = run_command([*command, str(next(Path(folder, "few").iterdir())), "-o", str(Path(folder, "one"))])
+        short, short_memory = run_command([*command, str(Path(folder, "few")), "-o", str(Path(folder, "few-out"))])
+        long, memory = run_command([*command, str(Path(folder, "all")), "-o", str(Path(folder, "all-out"))])
         alone = (alone + network_alone(args.command, weights, compute, noisy[IN_MEMORY:])) / 2
     marginal = (long - short) / (args.files - few)
-    start = short - few * marginal
+    start = one - marginal
+    expected = start + args.files * marginal
     rows = [
         ["network alone, pictures in memory", f"{1 / alone:.3f}", f"{WIDTH * HEIGHT / 1e6 / alone:.3f}", ""],
         [
@@ -77,7 +79,9 @@ def main() -> None:
     print(machine(compute, weights), end="\n\n")
     print(table(["", "files/s", "MP/s", "largest memory, GB"], rows))
     print(f"\nThe command reaches {alone / marginal:.1%} of the network's rate; it starts in {start:.1f} s.")
-    write_json(args.json, {"alone": alone, "marginal": marginal, "start": start, "memory": memory, "memory_few": short_memory})
+    print(f"All files took {long / expected:.3f} × as long as one start and {args.files} times a file's marginal cost.")
+    figures = {"alone": alone, "marginal": marginal, "start": start, "memory": memory, "memory_few": short_memory}
+    write_json(args.json, figures | {"one": one, "all": long})
 
 
 def landscape(pixels: np.ndarray) -> list[np.ndarray]:
@@ -104,7 +108,7 @@ def network_alone(command: str, weights: Weights, compute: device.Compute, noisy
     return seconds / len(given)
 
 
-def run(command: list[str]) -> tuple[float, float]:
+def run_command(command: list[str]) -> tuple[float, float]:
     """Seconds and largest resident memory, in GB, of a command, which must succeed."""
     start = time.perf_counter()
     process = os.posix_spawn(command[0], command, os.environ)

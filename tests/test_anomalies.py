@@ -16,6 +16,7 @@ from conftest import tiny_codec, tiny_dense
 from PIL import Image
 
 from aecli.anomalies import QUANTILE, can_judge, error_quantiles, is_unlike, judge, knows_errors
+from aecli.compression import coder_for, encode_and_measure, encode_picture
 from aecli.device import select
 from aecli.errors import UsageError
 from aecli.images import Picture, from_array
@@ -110,6 +111,27 @@ def test_evidence_of_a_large_picture_is_small() -> None:
     weights, compute = load_weights("mnist-conv"), select("cpu", "fp32", 1)
     _, evidence = judge(from_array(np.zeros((2100, 700, 1), np.uint8)), weights, compute)
     assert (evidence.seen.size, evidence.reconstruction.size, evidence.heat.shape) == ((171, 512), (171, 512), (512, 171))
+
+
+def test_an_encoding_tells_what_the_judge_would_find_and_spares_it_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, compute = load_weights("mnist-conv"), select("cpu", "fp32", 1)
+    sheet = np.concatenate(digits(3), axis=1)
+    for shown in (picture(sheet), picture(255 - sheet)):
+        verdict, _ = judge(shown, weights, compute)
+        data, errors = encode_and_measure(shown, coder_for(weights, compute))
+        assert data == encode_picture(shown, coder_for(weights, compute))
+        assert errors is not None
+        assert errors.mean().item() == pytest.approx(verdict.error, rel=1e-4)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(weights.model), "forward", None)  # it cannot run
+            assert is_unlike(shown, weights, compute, errors) == verdict.unlike
+
+
+def test_weights_of_reduced_pictures_judge_them_reduced_whatever_the_encoding_found(photograph) -> None:
+    weights, compute = dense_of(photograph, resize=8), select("cpu", "fp32", 1)
+    found = is_unlike(photograph, weights, compute)
+    for errors in (torch.zeros(5), torch.ones(5)):
+        assert is_unlike(photograph, weights, compute, errors) == found
 
 
 # ------------------------------------------------------------------------------------------------------------- the command

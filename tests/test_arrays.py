@@ -42,6 +42,8 @@ def test_shapes(tmp_path, shape, pictures):
         (np.array([[-1.0, 3.0], [1.0, 1.0]]), [[0.0, 1.0], [0.5, 0.5]]),
         (np.array([[0, 1000], [250, 500]], dtype=np.int32), [[0.0, 1.0], [0.25, 0.5]]),
         (np.array([[7.0, 7.0], [7.0, 7.0]]), [[0.0, 0.0], [0.0, 0.0]]),
+        (np.array([[1e300, 0.0], [5e299, 2e299]]), [[1.0, 0.0], [0.5, 0.2]]),  # beyond float32
+        (np.array([[1e9, 1e9 + 4], [1e9 + 1, 1e9 + 2]]), [[0.0, 1.0], [0.25, 0.5]]),  # closer than float32 can tell
     ],
 )
 def test_ranges(tmp_path, values, unit):
@@ -108,7 +110,8 @@ NAN[2, 1] = np.nan
         ({"images": np.zeros((4, 3)), "labels": np.zeros(3, int)}, r"give one number or word for each of 4 rows"),
         ({"one": np.zeros((4, 3)), "two": np.zeros((4, 3))}, "holds one, two: call the array of pictures images"),
         ({"x_train": np.zeros((4, 3)), "x_test": np.zeros((4, 5))}, "holds pictures of two sizes"),
-        ({"images": np.array([object(), object()])}, "is damaged or holds objects"),
+        ({"images": np.array([np.zeros(2), np.zeros(3)], object)}, "holds objects, such as pictures of several sizes: save one"),
+        ({"images": np.array([[-1e308], [1e308]])}, "holds values from -1e\\+308 to 1e\\+308, which are too far apart"),
     ],
 )
 def test_what_is_no_set_of_pictures_is_refused(tmp_path, arrays, message):
@@ -123,6 +126,9 @@ def test_files_that_are_no_arrays_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"not an array")
         with pytest.raises(AecliError, match="cannot be read as an array of numbers"):
             read_collection(tmp_path / name)
+    np.save(tmp_path / "mixed.npy", np.array([np.zeros(2), np.zeros(3)], object))
+    with pytest.raises(UsageError, match="holds objects, such as pictures of several sizes"):
+        read_collection(tmp_path / "mixed.npy")
     np.save(tmp_path / "one.npy", np.zeros((1, 4)))
     with pytest.raises(AecliError, match="training and measuring take two or more"):
         split_features(read_collection(tmp_path / "one.npy")[0], seed=0)

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aecli.cli import app
+from aecli.images import from_array, read_picture, write_picture
 from aecli.weights import load_weights, shipped_weights
 
 
@@ -160,6 +161,22 @@ def test_sigma_and_strength_zero_give_the_input_back(aecli, photo):
     for option in ("--sigma 0", "--strength 0"):
         assert aecli(f"denoise photo.png {option} --overwrite --weights {{tiny-denoiser}}").exit_code == 0
         np.testing.assert_array_equal(opened(photo), opened(photo.with_name("photo.denoised.png")))
+
+
+def test_16_bit_colour_is_denoised_at_its_depth_and_comes_back_bit_for_bit_at_strength_zero(aecli, tmp_path):
+    deep = from_array(np.random.default_rng(0).integers(20_000, 40_000, (24, 32, 4), dtype=np.uint16))
+    for suffix, format in ((".png", "PNG"), (".tif", "TIFF")):
+        with (tmp_path / f"deep{suffix}").open("wb") as stream:
+            write_picture(deep, stream, format)
+        for option in ("--sigma 0", "--strength 0", "--sigma 25"):
+            result = aecli(f"denoise deep{suffix} {option} --overwrite --json --weights {{tiny-denoiser}}")
+            assert json.loads(result.stdout)["notes"] == []
+            again = read_picture(tmp_path / f"deep.denoised{suffix}")
+            assert again.pixels.dtype == np.uint16
+            np.testing.assert_array_equal(again.alpha, deep.alpha)
+            assert (again.pixels == deep.pixels).all() == ("25" not in option)
+        encoded = aecli(f"encode deep{suffix} --overwrite --weights {{tiny-codec}}")
+        assert "16 bits a channel were rounded to 8" in encoded.output
 
 
 @pytest.mark.parametrize("options", ["--sigma -1", "--sigma 300", "--strength 2", "--sigma nan"])

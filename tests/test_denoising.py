@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import saved, tiny_codec, tiny_denoiser, tiny_dense
+from conftest import DATA, saved, tiny_codec, tiny_denoiser, tiny_dense
 
 from aecli import denoising
-from aecli.denoising import denoise_picture
+from aecli.denoising import denoise_picture, denoise_small, small_size
 from aecli.errors import AecliError, UsageError
-from aecli.images import from_array
+from aecli.images import from_array, read_picture
 from aecli.metrics import psnr
 from aecli.tiling import TileSide
 from aecli.weights import load_weights
@@ -98,6 +98,38 @@ def test_alpha_and_metadata_pass_through(denoiser_weights, dense_denoiser_weight
         assert (result.icc, result.exif, result.dpi, result.mode) == (b"profile", b"Exif\0\0", (72, 72), "RGB")
 
 
+def masked(picture, hidden_colour):
+    """A disc of the picture is visible; `hidden_colour` lies around it."""
+    height, width = picture.pixels.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    visible = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) * 0.4) ** 2
+    alpha = np.where(visible, 255, 0).astype(picture.pixels.dtype)
+    pixels = np.where(visible[..., None], picture.pixels, np.asarray(hidden_colour, picture.pixels.dtype))
+    return replace(picture, pixels=pixels, alpha=alpha), visible
+
+
+@pytest.mark.parametrize("sigma", [25, None])
+def test_colour_under_alpha_0_neither_reaches_what_is_visible_nor_changes(
+    denoiser_weights, dense_denoiser_weights, compute, small_photograph, sigma
+):
+    for weights in (denoiser_weights, dense_denoiser_weights) if sigma is None else (denoiser_weights,):
+        results = []
+        for colour in ([255, 0, 255], [0, 90, 0]):
+            picture, visible = masked(small_photograph, colour)
+            results.append(denoise_picture(picture, weights, compute, sigma=sigma))
+            assert (results[-1].picture.pixels[~visible] == colour).all()
+            np.testing.assert_array_equal(results[-1].picture.alpha, picture.alpha)
+        np.testing.assert_array_equal(results[0].picture.pixels[visible], results[1].picture.pixels[visible])
+        assert results[0].sigma == results[1].sigma
+
+
+def test_a_wholly_transparent_picture_stays_as_it_is(denoiser_weights, compute, small_photograph):
+    picture = replace(small_photograph, alpha=np.zeros((96, 128), np.uint8))
+    result = denoise_picture(picture, denoiser_weights, compute)
+    np.testing.assert_array_equal(result.picture.pixels, picture.pixels)
+    assert result.sigma == 0
+
+
 def test_tiles_leave_no_seams(denoiser_weights, compute, photograph, monkeypatch):
     whole = denoise_picture(photograph, denoiser_weights, compute, sigma=50).picture
     tiles = []
@@ -122,6 +154,26 @@ def test_a_picture_little_larger_than_a_tile_is_done_whole(denoiser_weights, com
     monkeypatch.setattr(denoiser_weights.model, "forward", lambda x, sigma: tiles.append(x.shape) or forward(x, sigma))
     denoise_picture(picture_of(110, 90), denoiser_weights, compute, sigma=50)
     assert tiles == [(1, 3, 110, 90)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (28, 28), (37, 50), (64, 64)])
+@pytest.mark.parametrize("sigma", [None, 20.0])
+def test_a_small_picture_s_result_does_not_depend_on_which_others_go_through_with_it(denoiser_weights, compute, size, sigma):
+    rng = np.random.default_rng(0)
+    pictures = [from_array(rng.integers(0, 256, (*size, channels), dtype=np.uint8)) for channels in (3, 1, 3) * 6]
+    assert {small_size(picture, denoiser_weights) for picture in pictures} == {size}
+    results = denoise_small(pictures, denoiser_weights, compute, sigma=sigma)
+    for picture, result in zip(pictures, results, strict=True):
+        alone = denoise_picture(picture, denoiser_weights, compute, sigma=sigma)
+        np.testing.assert_array_equal(result.picture.pixels, alone.picture.pixels)
+        assert (result.sigma, result.estimated) == (alone.sigma, alone.estimated)
+    assert any((result.picture.pixels != picture.pixels).any() for picture, result in zip(pictures, results, strict=True))
+
+
+def test_only_small_pictures_go_together(denoiser_weights, dense_denoiser_weights, picture_of):
+    assert small_size(picture_of(64, 64), denoiser_weights) == (64, 64)
+    assert small_size(picture_of(64, 65), denoiser_weights) is None
+    assert small_size(picture_of(8, 8), dense_denoiser_weights) is None
 
 
 def test_small_pictures_are_restored_patch_by_patch(dense_denoiser_weights, compute, small_photograph):
@@ -212,9 +264,27 @@ def test_clean_pictures_stay_what_they_are(shipped, compute, photograph):
     assert np.abs(denoise_picture(from_array(flat), shipped, compute).picture.pixels.astype(int) - 128).max() <= 1
 
 
-def test_colours_do_not_shift(shipped, compute, photograph):
-    restored = denoise_picture(photograph, shipped, compute).picture.pixels
-    np.testing.assert_allclose(restored.mean(axis=(0, 1)), photograph.pixels.mean(axis=(0, 1)), atol=0.5)
+@pytest.mark.parametrize("name", ["arches", "colosseum", "photo", "skyline"])
+def test_colours_of_clean_photographs_do_not_shift(shipped, compute, name):
+    clean = read_picture(DATA / f"{name}.png")
+    restored = denoise_picture(clean, shipped, compute).picture.pixels
+    np.testing.assert_allclose(restored.mean(axis=(0, 1)), clean.pixels.mean(axis=(0, 1)), atol=0.5)
+
+
+def test_what_alpha_hides_costs_little_of_what_it_leaves(shipped, compute, photograph):
+    with_noise = replace(photograph, pixels=noisy(photograph.pixels, 25))
+    whole = denoise_picture(with_noise, shipped, compute)
+    picture, visible = masked(with_noise, [255, 0, 255])
+    part = denoise_picture(picture, shipped, compute)
+    assert part.sigma == pytest.approx(25, rel=0.1)
+    errors = [np.square(done.picture.pixels[visible] - photograph.pixels[visible].astype(float)).mean() for done in (whole, part)]
+    assert errors[1] < 1.3 * errors[0]
+
+
+def test_tiles_leave_no_seams_where_alpha_hides_much(shipped, compute, photograph):
+    picture, _ = masked(replace(photograph, pixels=noisy(photograph.pixels, 50)), [255, 0, 255])
+    whole, tiled = (denoise_picture(picture, shipped, compute, tile=side).picture for side in (denoising.TILE, 32))
+    assert difference(whole, tiled) <= 1
 
 
 def test_noise_that_differs_from_place_to_place_is_seen_where_it_is(shipped, compute, photograph):

@@ -202,7 +202,8 @@ def test_the_kl_penalty_is_zero_only_where_every_unit_is_active_to_its_share():
 
 def test_a_top_k_code_has_so_many_units_active_and_its_refinements_explain_more():
     torch.manual_seed(0)
-    model = Sparse(SparseConfig(height=8, width=8, latent_dim=60, sparsity="topk:0.1")).requires_grad_(False)
+    config = SparseConfig(height=8, width=8, latent_dim=60, sparsity="topk:0.1", descents=0)
+    model = Sparse(config).requires_grad_(False)
     x = torch.rand(20, 1, 8, 8)
     code = model.encode(x)
     assert (code >= 0).all()
@@ -212,6 +213,26 @@ def test_a_top_k_code_has_so_many_units_active_and_its_refinements_explain_more(
     once = once * (once >= once.topk(6, dim=1).values[:, -1:])
     assert squared_error(model.decode(code), x).mean() < squared_error(model.decode(once), x).mean()
     torch.testing.assert_close(model.loss(x, x), squared_error(model.decode(code), x).mean())
+
+
+def test_descents_lower_every_error_with_as_few_units_and_are_not_made_in_training():
+    torch.manual_seed(0)
+    x, errors = torch.rand(20, 1, 8, 8), {}
+    for descents in (0, 4, 16):
+        torch.manual_seed(1)
+        model = Sparse(SparseConfig(height=8, width=8, latent_dim=60, descents=descents)).requires_grad_(False)
+        refined, descended = model.train().encode(x), model.eval().encode(x)
+        assert (descents > 0) == (not torch.equal(refined, descended))
+        assert ((descended > 0).sum(dim=1) <= 6).all()
+        errors[descents] = squared_error(model.decode(descended), x)
+    assert (errors[4] <= errors[0]).all() and (errors[16] <= errors[4]).all()
+    assert errors[16].mean() < 0.95 * errors[0].mean()
+
+
+@pytest.mark.parametrize("descents", [-1, 1001, 1.5])
+def test_a_number_of_descents_that_cannot_be(descents):
+    with pytest.raises(AecliError, match="descents are not within 0-1000"):
+        build("sparse", {"descents": descents})
 
 
 def test_active_share():

@@ -17,7 +17,7 @@ from test_batch import all_files, denoised, find, in_an_empty_folder, make, plan
 from aecli import pipeline
 from aecli.batch import Input, plan_outputs, read_bytes
 from aecli.errors import AecliError
-from aecli.pipeline import Work, run
+from aecli.pipeline import Several, Work, run
 
 __all__ = ["in_an_empty_folder"]  # a fixture that every test here uses by itself
 
@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_no_half_result_behind():
 import signal, sys, time
 from pathlib import Path
 from aecli.batch import Job
-from aecli.pipeline import Work, run
+from aecli.pipeline import Several, Work, run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 def process(job, value):
     if job.name == "b.png":
@@ -298,3 +298,81 @@ def test_a_source_that_never_comes_does_not_keep_an_interrupted_run_alive():
 
     with pytest.raises(KeyboardInterrupt):
         do(plan("a.png", "never.png"), Work(lambda job: job.source.read_bytes(), interrupt, put))
+
+
+# ------------------------------------------------------------------------------------------------------------- together
+
+
+def together(process, *, kind=lambda data: data[-1:], calls):
+    """Work whose first job stands still until all are read, and which notes what goes through in one call."""
+    read_all = threading.Event()
+
+    def read_and_tell(job):
+        data = read(job)
+        if job.name == "last.png":
+            read_all.set()
+        return data
+
+    def alone(job, data):
+        if not calls:
+            assert read_all.wait(30)
+        calls.append([data])
+        return process([data])[0]
+
+    def several(given):
+        calls.append(list(given))
+        return process(given)
+
+    return Work(read_and_tell, alone, put, Several(kind, several))
+
+
+def test_small_pictures_of_a_kind_that_have_been_read_go_through_in_one_call_and_all_stay_in_order():
+    contents = {"first": b"-", "a": b"1s", "b": b"2s", "c": b"3s", "d": b"4t", "e": b"5t", "f": b"6s", "last": b"-"}
+    for name, data in contents.items():
+        Path(f"{name}.png").write_bytes(data)
+    calls = []
+    work = together(lambda given: [data * 2 for data in given], calls=calls, kind=lambda data: data[1:] or None)
+    outcomes = do(plan(*(f"{name}.png" for name in contents)), work)
+    assert calls == [[b"-"], [b"1s", b"2s", b"3s"], [b"4t", b"5t"], [b"6s"], [b"-"]]
+    assert [(Path(outcome.job.name).stem, outcome.status) for outcome in outcomes] == [(name, "done") for name in contents]
+    assert {name: Path(f"{name}.denoised.png").read_bytes() for name in contents} == {n: 2 * d for n, d in contents.items()}
+
+
+def test_one_that_spoils_the_call_fails_alone():
+    for name, data in {"first": b"-x", "good": b"1s", "bad": b"?s", "fine": b"2s", "last": b"-y"}.items():
+        Path(f"{name}.png").write_bytes(data)
+
+    def process(given):
+        if b"?s" in given:
+            raise AecliError("one of them is odd")
+        return given
+
+    outcomes = do(plan("first.png", "good.png", "bad.png", "fine.png", "last.png"), together(process, calls=[]))
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "failed", "done", "done"]
+    assert outcomes[2].message == "bad.png: one of them is odd"
+
+
+def test_no_more_small_pictures_are_read_ahead_than_go_together():
+    count = 3 * pipeline.TOGETHER
+    for number in range(count):
+        Path(f"{number:02}.png").write_bytes(b"s")
+    started, ahead = [], []
+
+    def process(given):
+        time.sleep(0.02)  # time enough to read all that may be read
+        ahead.append(len(started) - sum(len(part) for part in parts))
+        parts.append(given)
+        return given
+
+    def read_and_count(job):
+        started.append(job)
+        return read(job)
+
+    parts = []
+    several = Several(lambda data: data, process)
+    work = Work(read_and_count, lambda job, data: process([data])[0], put, several)
+    outcomes = do(plan(*(f"{number:02}.png" for number in range(count))), work)
+    assert [outcome.status for outcome in outcomes] == ["done"] * count
+    assert sum(len(part) for part in parts) == count
+    assert max(len(part) for part in parts) <= pipeline.TOGETHER
+    assert max(ahead) <= 2 * pipeline.TOGETHER + pipeline.AHEAD  # those of the call, those that wait, and one being read

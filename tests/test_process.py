@@ -35,7 +35,7 @@ def modules_after(code):
 
 
 def test_import_and_help_load_neither_torch_nor_torchvision(tmp_path):
-    heavy = {"torch", "torchvision", "sklearn", "matplotlib", "scipy"}
+    heavy = {"torch", "torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"}
     assert not heavy & modules_after("import aecli")
     assert not heavy & modules_after("import aecli.cli")
 
@@ -51,7 +51,7 @@ def test_denoise_encode_and_decode_never_import_torchvision(tmp_path):
     loaded = modules_after(code)
     assert (tmp_path / "d.png").exists() and (tmp_path / "e.png").exists()
     assert "torch" in loaded
-    assert not {"torchvision", "sklearn", "matplotlib", "scipy"} & loaded
+    assert not {"torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"} & loaded
 
 
 def test_the_shipped_models_do_their_work_in_a_pipeline(tmp_path):

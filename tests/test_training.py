@@ -598,6 +598,13 @@ def test_stopping_leaves_a_checkpoint_and_resuming_finishes(compute):
     assert train(replace(request, resume=True), ignore, never).finished
 
 
+def test_a_sparse_denoising_autoencoder_does_not_fit_its_code_to_the_noise(compute):
+    for noise, descents in ((None, 16), (Noise(0.5), 0)):
+        request = request_of(compute, "sparse", steps=2, latent_dim=20, noise=noise, overwrite=True)
+        train(request, ignore, never)
+        assert load_weights(request.output).card.config["descents"] == descents
+
+
 REFUSED = {
     "arch": ({"arch": "dens"}, "--arch dens is not known: give one of dense"),
     "exists": ({"output": "here"}, "here exists: pass --overwrite or another --output"),

@@ -198,6 +198,7 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
         "data": comparison.data,
         "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in comparison.rows],
         "rates": [dataclasses.asdict(rate) for rate in comparison.rates],
+        "pca_errors": list(comparison.pca_errors),
     }
 
 

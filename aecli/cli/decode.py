@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
-from aecli.cli.options import Files, Printing, Running
+from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import AecliError, UsageError
 from aecli.images import Picture, format_of, write_picture
 from aecli.pages import preview
@@ -30,7 +30,7 @@ def decode(
         str | None, typer.Option("--weights", "-w", help="Weights to decode with; by default those that the file names.")
     ] = None,
     info: Annotated[bool, typer.Option("--info", help="Tell what a file holds, without decoding.")] = False,
-    running: Running = Running(),  # noqa: B008
+    running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
     """Restore pictures from .npz files.
@@ -52,6 +52,12 @@ def decode(
         _tell(jobs)
         return
 
+    make_work = partial(_work, weights, running, previews=files.report is not None)
+    report.run_batch(jobs, make_work, files, running, _describe)
+
+
+def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[bytes, tuple[Picture, int]]:
+    """The work, with models of its own: workers on other machines make theirs from the same words."""
     from aecli.compression import coder_for, decode_picture
     from aecli.weights import load_weights
 
@@ -71,10 +77,9 @@ def decode(
         picture, size = result
         notes = write_picture(picture, stream, format_of(job.target) if job.target else "PNG", job.name)
         info = {"size": [picture.width, picture.height], "bytes": size, "notes": list(notes)}
-        return info | ({"preview": ("", preview(picture))} if files.report else {})
+        return info | ({"preview": ("", preview(picture))} if previews else {})
 
-    work = Work(lambda job: read_bytes(job, sys.stdin.buffer), process, write)
-    report.run_batch(jobs, work, files, _describe)
+    return Work(lambda job: read_bytes(job, sys.stdin.buffer), process, write)
 
 
 def _tell(jobs: list[Job]) -> None:

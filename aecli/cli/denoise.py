@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -11,10 +12,11 @@ import typer
 
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
-from aecli.cli.options import Files, Printing, Running
+from aecli.cli.options import Engine, Files, Printing
 from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
 from aecli.pages import preview
-from aecli.pipeline import Work
+from aecli.pipeline import Several, Work
+from aecli.storage import refuse_url
 
 if TYPE_CHECKING:
     from aecli.denoising import Denoised
@@ -30,7 +32,7 @@ def denoise(
     reference: Annotated[
         Path | None, typer.Option(help="The clean picture: prints PSNR and SSIM before and after.", show_default=False)
     ] = None,
-    running: Running = Running(),  # noqa: B008
+    running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
     """Remove noise from pictures.
@@ -44,11 +46,22 @@ def denoise(
     find . -name '*.jpg' | aecli denoise --files-from - -o clean/
 
     cat noisy.png | aecli denoise - > clean.png
+
+    aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r     [dim]after pip install s3fs[/dim]
     """
     report.configure(printing)
+    refuse_url(reference or "", "--reference")
     jobs = report.plan(files, SUFFIXES, _in_folder if files.output else _beside)
 
-    from aecli.denoising import TILE, check_options, denoise_picture
+    make_work = partial(_work, weights, sigma, strength, reference, running, previews=files.report is not None)
+    report.run_batch(jobs, make_work, files, running, _describe)
+
+
+def _work(
+    weights: str, sigma: float | None, strength: float, reference: Path | None, running: Engine, *, previews: bool
+) -> Work[Picture, tuple[Denoised, dict[str, object]]]:
+    """The work, with a model of its own: workers on other machines make theirs from the same words."""
+    from aecli.denoising import TILE, check_options, denoise_picture, denoise_small, small_size
     from aecli.tiling import TileSide
     from aecli.weights import load_weights
 
@@ -63,8 +76,14 @@ def denoise(
         def denoised(side: int) -> Denoised:
             return denoise_picture(picture, loaded, compute, sigma=sigma, strength=strength, tile=side)
 
-        done = tile.fitting_memory(denoised)
-        more: dict[str, object] = {"preview": (preview(picture), preview(done.picture))} if files.report else {}
+        return with_more(picture, tile.fitting_memory(denoised))
+
+    def process_small(given: Sequence[Picture]) -> list[tuple[Denoised, dict[str, object]]]:
+        results = denoise_small(given, loaded, compute, sigma=sigma, strength=strength)
+        return [with_more(picture, done) for picture, done in zip(given, results, strict=True)]
+
+    def with_more(picture: Picture, done: Denoised) -> tuple[Denoised, dict[str, object]]:
+        more: dict[str, object] = {"preview": (preview(picture), preview(done.picture))} if previews else {}
         if clean is not None:
             from aecli.scores import scores
 
@@ -80,8 +99,8 @@ def denoise(
             info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
         return info | more | {"notes": [*done.picture.notes, *notes]}
 
-    work = Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write)
-    report.run_batch(jobs, work, files, _describe)
+    several = Several(lambda picture: small_size(picture, loaded), process_small)
+    return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several)
 
 
 def _beside(path: Path) -> str:

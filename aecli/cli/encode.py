@@ -6,13 +6,14 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, BinaryIO
 
 import typer
 
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
-from aecli.cli.options import Files, Printing, Running
+from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
 from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
 from aecli.pages import preview
@@ -40,7 +41,7 @@ def encode(
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit status 3 if a picture is unlike what the weights were trained on.")
     ] = False,
-    running: Running = Running(),  # noqa: B008
+    running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
     """Compress pictures to .npz files.
@@ -58,15 +59,24 @@ def encode(
     report.configure(printing)
     jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz")
 
+    wanted = _wanted(quality, bpp, psnr, max_bytes)
+    make_work = partial(_work, weights, wanted, running, strip=strip, score=score, previews=files.report is not None)
+    tally = report.run_batch(jobs, make_work, files, running, _describe)
+    if tally.unlike and fail_on_anomaly:
+        raise typer.Exit(report.ExitStatus.ANOMALY)
+
+
+def _work(
+    weights: str, wanted: float | Target, running: Engine, *, strip: bool, score: bool, previews: bool
+) -> Work[tuple[Picture, int], tuple[bytes, dict[str, object]]]:
+    """The work, with a model of its own: workers on other machines make theirs from the same words."""
     from aecli.anomalies import can_judge, is_unlike
-    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_picture
+    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_and_measure
     from aecli.weights import load_weights
 
-    wanted = _wanted(quality, bpp, psnr, max_bytes)
     compute = running.compute()
     coder = coder_for(load_weights(weights, compute.device), compute)
     check_options(coder, wanted)
-    strange: list[str] = []
 
     def read(job: Job) -> tuple[Picture, int]:
         source = read_bytes(job, sys.stdin.buffer)
@@ -75,7 +85,7 @@ def encode(
 
     def process(job: Job, given: tuple[Picture, int]) -> tuple[bytes, dict[str, object]]:
         picture, source_bytes = given
-        data = encode_picture(picture, coder, quality=wanted)
+        data, errors = encode_and_measure(picture, coder, quality=wanted)
         info: dict[str, object] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
@@ -85,22 +95,21 @@ def encode(
         }
         if isinstance(wanted, Target):
             info["quality"] = describe(data, job.name).quality
-        if score or files.report:
+        if score or previews:
             decoded = decode_picture(data, job.name, lambda _: coder)
         if score:
             from aecli.scores import scores
 
             info |= scores(decoded, with_8_bits(picture), multi_scale=True)
-        if files.report:
+        if previews:
             info["preview"] = (preview(picture), preview(decoded))
         notes = [*picture.notes]
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")
         if can_judge(picture, coder.weights):
-            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute)
+            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute, errors)
             if info["unlike_training_data"]:
                 notes.append(f"unlike what {coder.weights.name} was trained on")
-                strange.append(job.name)
         return data, info | {"notes": notes}
 
     def write(job: Job, result: tuple[bytes, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
@@ -108,10 +117,7 @@ def encode(
         stream.write(data)
         return info
 
-    work = Work(read, process, write)
-    report.run_batch(jobs, work, files, _describe)
-    if strange and fail_on_anomaly:
-        raise typer.Exit(report.ExitStatus.ANOMALY)
+    return Work(read, process, write)
 
 
 def _wanted(quality: float | None, bpp: float | None, psnr: float | None, max_bytes: str | None) -> float | Target:

@@ -24,7 +24,8 @@ class Inputs:
     """What is read."""
 
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders, or - for standard input.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Files, folders, URLs, or - for standard input.", show_default=False),
     ] = None
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Walk folders.", rich_help_panel=FILES)] = False
     files_from: Annotated[
@@ -39,7 +40,9 @@ class Files(Inputs):
 
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output.", rich_help_panel=FILES),
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="A file, a folder, a URL, or - for standard output.", rich_help_panel=FILES
+        ),
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.", rich_help_panel=FILES)] = False
     skip_existing: Annotated[
@@ -74,6 +77,28 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Engine(Running):
+    """Device, precision, threads, and on which machines."""
+
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: many processes, or machines.", rich_help_panel=RUNNING)] = (
+        "local"
+    )
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; otherwise this machine.", rich_help_panel=RUNNING),
+    ] = None
+
+    @property
+    def worker_threads(self) -> int:
+        """Of each of Ray's workers: processors are shared among them, not among threads."""
+        return self.threads or 1
+
+    def compute(self) -> Compute:
+        """Resolved for the machine, and the engine, that it runs on; imports torch."""
+        return super().compute() if self.engine == "local" else Running(self.device, self.precision, self.worker_threads).compute()
+
+
+@dataclass(frozen=True)
 class Printing:
     """How much is said, and in what form."""
 
@@ -82,7 +107,7 @@ class Printing:
     verbose: Annotated[bool, typer.Option("--verbose", help="Show where an error arose.", rich_help_panel=PRINTING)] = False
 
 
-_GROUPS = (Inputs, Files, Running, Printing)
+_GROUPS = (Inputs, Files, Running, Engine, Printing)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

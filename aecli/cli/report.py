@@ -21,11 +21,12 @@ from typing import Any
 
 import typer
 
-from aecli import batch
-from aecli.cli.options import FIGURES, Files, Inputs, Printing
+from aecli import batch, ray_engine
+from aecli.cli.options import FIGURES, Engine, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
 from aecli.pages import Report, Row
 from aecli.pipeline import Outcome, Work, run
+from aecli.storage import place, refuse_url
 from aecli.watching import arriving
 
 
@@ -155,8 +156,8 @@ def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) 
 
 def _watched(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> Iterator[batch.Job]:
     folders = files.inputs or []
-    if files.files_from is not None or files.output == "-" or not folders or not all(Path(name).is_dir() for name in folders):
-        raise UsageError("--watch looks at folders, and writes files: name folders alone, and leave --files-from and -o - out")
+    if files.files_from is not None or files.output == "-" or not folders or not all(map(_is_local_folder, folders)):
+        raise UsageError("--watch looks at folders, and writes files: name local folders alone; leave --files-from and -o - out")
     say(f"watching {', '.join(folders)}; Ctrl-C ends it")
     return arriving(
         lambda: batch.plan_outputs(find(files, suffixes, may_be_empty=True), files.output, rename=rename),
@@ -164,7 +165,13 @@ def _watched(files: Files, suffixes: frozenset[str], rename: Callable[[Path], st
     )
 
 
+def _is_local_folder(name: str) -> bool:
+    path = place(name)
+    return isinstance(path, Path) and path.is_dir()
+
+
 def _check_page(path: Path, overwrite: bool) -> None:
+    refuse_url(path, "--report")
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {path} is no page: give a name that ends in .html")
     if path.exists() and not overwrite:
@@ -172,7 +179,8 @@ def _check_page(path: Path, overwrite: bool) -> None:
 
 
 def check_figure(output: Path, overwrite: bool) -> None:
-    """Raises UsageError for the name of a plot that cannot be drawn, or that exists."""
+    """Raises UsageError for the name of a plot that cannot be drawn, that exists, or that is a URL."""
+    refuse_url(output, "--output")
     if output.suffix[1:].lower() not in FIGURES:
         raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
     if output.exists() and not overwrite:
@@ -181,16 +189,19 @@ def check_figure(output: Path, overwrite: bool) -> None:
 
 def run_batch(
     jobs: Iterable[batch.Job],
-    work: Work[Any, Any],
+    make_work: Callable[[], Work[Any, Any]],
     files: Files,
+    running: Engine,
     describe: Callable[[Mapping[str, Any]], str],
-) -> None:
+) -> Tally:
     """Do the jobs, say what became of each, and exit with status 1 if any failed.
 
-    Of what the work tells, `preview` is for the page alone: data URLs of before (or nothing) and after.
+    make_work: makes the work, in each process that does some. Of what the work tells, `preview` is for the page alone: data
+    URLs of before (or nothing) and after.
     """
+    run_jobs = _engine(jobs, make_work, files, running)
     count = len(jobs) if isinstance(jobs, list) else None
-    for folder in {job.target.parent for job in (jobs if isinstance(jobs, list) else []) if job.target is not None}:
+    for folder in {job.target.parent for job in (jobs if isinstance(jobs, list) else []) if isinstance(job.target, Path)}:
         batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
     page = Report("aecli" if count is None else f"aecli, {count} file{'s' * (count != 1)}")
 
@@ -202,15 +213,44 @@ def run_batch(
         page.add(Row(outcome.job.name, outcome.status, _figures(outcome, describe), before, after))
 
     try:
-        tally = _run(jobs, work, tell, overwrite=files.overwrite, skip_existing=files.skip_existing)
+        tally = _run(jobs, run_jobs, tell)
     finally:
-        if files.report is not None:
+        if files.report is not None and page:  # of wrong usage there is no page
             with batch.atomic_write(files.report, overwrite=files.overwrite) as stream:
                 stream.write(page.page().encode())
     if count != 1:
         say(str(tally))
     if tally.counts["failed"]:
         raise typer.Exit(ExitStatus.FAILED)
+    return tally
+
+
+RunJobs = Callable[[Iterable[batch.Job], Callable[[Outcome], None]], None]
+
+
+def _engine(jobs: Iterable[batch.Job], make_work: Callable[[], Work[Any, Any]], files: Files, running: Engine) -> RunJobs:
+    """What does jobs and tells what became of them. Raises UsageError for what does not go together."""
+    overwrite, skip_existing = files.overwrite, files.skip_existing
+    if running.engine == "ray":
+        if isinstance(jobs, list) and any(job.source is None or job.target is None for job in jobs):
+            raise UsageError("--engine ray cannot reach standard input and output from other processes: name files, and --output")
+        threads, device, address = running.worker_threads, running.device, running.address
+        return lambda jobs, tell: ray_engine.run(
+            jobs,
+            make_work,
+            tell,
+            overwrite=overwrite,
+            skip_existing=skip_existing,
+            threads=threads,
+            device=device,
+            address=address,
+        )
+    if running.engine != "local":
+        raise UsageError(f"--engine {running.engine} is not known: give local or ray")
+    if running.address is not None:
+        raise UsageError("--address is that of a Ray cluster: pass --engine ray, too")
+    work = make_work()
+    return lambda jobs, tell: run(jobs, work, tell, overwrite=overwrite, skip_existing=skip_existing, stdout=sys.stdout.buffer)
 
 
 def _figures(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> list[tuple[str, str]]:
@@ -233,22 +273,25 @@ def count_failures(jobs: list[batch.Job], work: Work[Any, Any]) -> int:
         if outcome.status == "failed":
             _show_outcome(outcome, str)
 
-    return _run(jobs, work, tell, overwrite=False, skip_existing=False).counts["failed"]
+    run_jobs = _engine(jobs, lambda: work, Files(), Engine())
+    return _run(jobs, run_jobs, tell).counts["failed"]
 
 
 @dataclass
-class _Tally:
-    """What a run has come to so far."""
+class Tally:
+    """What a run has come to so far. unlike: files that are unlike what the weights were trained on."""
 
     start: float = field(default_factory=perf_counter)
     counts: Counter[str] = field(default_factory=Counter)
     pixels: int = 0
+    unlike: int = 0
 
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
         size = outcome.info.get("size")
         if isinstance(size, list):
             self.pixels += math.prod(size)
+        self.unlike += bool(outcome.info.get("unlike_training_data"))
 
     @property
     def rates(self) -> str:
@@ -261,15 +304,8 @@ class _Tally:
         return f"{ends}; {self.rates}, {perf_counter() - self.start:.1f} s" if self.counts["done"] else ends
 
 
-def _run(
-    jobs: Iterable[batch.Job],
-    work: Work[Any, Any],
-    tell: Callable[[Outcome], None],
-    *,
-    overwrite: bool,
-    skip_existing: bool,
-) -> _Tally:
-    tally = _Tally()
+def _run(jobs: Iterable[batch.Job], run_jobs: RunJobs, tell: Callable[[Outcome], None]) -> Tally:
+    tally = Tally()
     with _ending_when_told(), _progress(len(jobs) if isinstance(jobs, list) else 0, tally) as advance:
 
         def count(outcome: Outcome) -> None:
@@ -277,7 +313,7 @@ def _run(
             tell(outcome)
             advance()
 
-        run(jobs, work, count, overwrite=overwrite, skip_existing=skip_existing, stdout=sys.stdout.buffer)
+        run_jobs(jobs, count)
     return tally
 
 
@@ -317,7 +353,7 @@ def _show_outcome(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]
 
 
 @contextmanager
-def _progress(total: int, tally: _Tally) -> Iterator[Callable[[], None]]:
+def _progress(total: int, tally: Tally) -> Iterator[Callable[[], None]]:
     """A bar on terminals, for several files; elsewhere nothing."""
     if total < 2 or _printing.quiet or not sys.stderr.isatty():
         yield lambda: None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from aecli.errors import UsageError
 from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
 from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
-from aecli.models.dense import CODEBOOK, Deep
+from aecli.models.dense import CODEBOOK, Deep, Sparse
 from aecli.patches import in_batches
+from aecli.storage import refuse_url
 from aecli.training import arrays, features
 from aecli.training.data import (
     CLASS_NAMES,
@@ -100,6 +101,10 @@ class Request:
     overwrite: bool = False
     command: str = ""
     data_name: str | None = None  # what the model card calls the data
+
+    def __post_init__(self) -> None:
+        for option, path in (("--data", self.data), ("--valid", self.valid), ("--output", self.output)):
+            refuse_url(path or "", option)
 
     @property
     def recipe(self) -> Recipe:
@@ -342,6 +347,8 @@ def _feature_session(request: Request) -> _Session:
         config["sparsity"] = request.sparsity
     model: FeatureAutoencoder = _model(request, config)
     noise = request.noise
+    if noise and isinstance(model, Sparse):
+        model.config = replace(model.config, descents=0)  # they would fit the code to the noise
 
     def finish(model: FeatureAutoencoder) -> None:
         if isinstance(model, Deep) and model.searches:

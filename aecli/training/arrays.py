@@ -24,6 +24,7 @@ LABELS = ("y_train", "labels", "y", "target", "targets")
 TEST_SHARE = 10  # one row in ten is held out
 MOST_TEST = 10_000
 CHUNK = 4096  # rows looked at together
+OBJECTS = "holds objects, such as pictures of several sizes: save one array of pictures of one size, or a folder and --resize"
 
 
 class Rows:
@@ -43,7 +44,10 @@ class Rows:
         values = np.ascontiguousarray(self._array[rows])
         if values.dtype == np.uint8:
             return torch.from_numpy(values)
-        return torch.from_numpy((values.astype(np.float32) - np.float32(self._low)) / np.float32(self._high - self._low))
+        unit = np.empty(values.shape, np.float32)
+        for start in range(0, len(values), CHUNK):  # in double precision: float32 does not reach as far, nor tell 1e8 from 1e8 + 1
+            unit[start : start + CHUNK] = (values[start : start + CHUNK].astype(np.float64) - self._low) / (self._high - self._low)
+        return torch.from_numpy(unit)
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,8 @@ def _load(path: Path, **options: Any) -> Any:
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist: check --data") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if "Python objects" in str(error):
+            raise UsageError(f"{path} {OBJECTS}") from error
         raise AecliError(f"{path} cannot be read as an array of numbers: write it again with numpy.save") from error
 
 
@@ -232,7 +238,9 @@ def _member(members: Any, wanted: Sequence[str], path: Path) -> np.ndarray | Non
             try:
                 found: np.ndarray = members[key]
             except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-                raise AecliError(f"{key} in {path} is damaged or holds objects ({error}): write it again") from error
+                if "Object arrays" in str(error):
+                    raise UsageError(f"{key} in {path} {OBJECTS}") from error
+                raise AecliError(f"{key} in {path} is damaged ({error}): write it again") from error
             return found
     return None
 
@@ -283,7 +291,9 @@ def _range(where: str, array: np.ndarray) -> tuple[float, float]:
         low, high = min(low, float(part.min())), max(high, float(part.max()))
     if low >= 0 and high <= 1:
         return 0.0, 1.0
-    return low, high if high > low else low + 1
+    if not high - low < np.inf:
+        raise UsageError(f"{where} holds values from {low:g} to {high:g}, which are too far apart: scale them down")
+    return low, high if high > low else low + max(1.0, abs(low))
 
 
 def _checked_labels(where: str, labels: np.ndarray, count: int) -> np.ndarray:

@@ -178,7 +178,7 @@ def folder_pictures(folder: str) -> list[Path]:
             f"{folder} is neither a data set ({', '.join(NAMES)}), nor a folder of pictures, nor an .npy or .npz file: check --data"
         )
     found = find_inputs([folder], recursive=True, files_from=None, null_separated=False, suffixes=SUFFIXES, stdin=io.BytesIO())
-    return [i.path for i in found if i.path is not None]
+    return [i.path for i in found if isinstance(i.path, Path)]
 
 
 def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

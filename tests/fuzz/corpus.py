@@ -86,8 +86,8 @@ def hostile_npz(made):
 
 
 def hostile_pictures(photograph):
-    def png(width, height):
-        chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    def png(width, height, bits=8):
+        chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
         empty = b"IDAT" + zlib.compress(b"")
         chunks = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, empty, b"IEND"))
         return b"\x89PNG\r\n\x1a\n" + chunks
@@ -103,8 +103,22 @@ def hostile_pictures(photograph):
     yield "bmp that claims 31000²", bytes(bmp)
     yield "png that claims 31000²", png(31_000, 31_000)
     yield "png that claims 5790²", png(5_790, 5_790)  # small enough to be tried
+    yield "16-bit png that claims 31000²", png(31_000, 31_000, 16)
+    yield "16-bit png that claims 5790²", png(5_790, 5_790, 16)
+    for name in ("colour", "grey and alpha"):
+        for side in (5_790, 31_000):
+            yield f"16-bit tiff of {name} that claims {side}²", with_size(files[f"TIFF of 16-bit {name}"], side)
     yield "ppm that claims 31000²", b"P6 31000 31000 255\n" + bytes(99)
     yield "ppm that claims 5790²", b"P6 5790 5790 255\n" + bytes(99)
+
+
+def with_size(tiff, side):
+    """The file with other values in its tags 256 and 257."""
+    changed = bytearray(tiff)
+    for tag in (256, 257):
+        entry = struct.pack("<HHI", tag, 4, 1)
+        struct.pack_into("<I", changed, tiff.index(entry) + len(entry), side)
+    return bytes(changed)
 
 
 def hostile_weights(made):

@@ -13,7 +13,7 @@ import numpy as np
 from aecli.compression import Coder, coder_for, decode_picture, describe, encode_picture, latents_of
 from aecli.device import select
 from aecli.errors import AecliError
-from aecli.images import read_picture, write_picture
+from aecli.images import from_array, read_picture, write_picture
 from aecli.weights import load_weights
 
 MEMORY = 1 << 30  # bytes that one input may add to the address space of the process
@@ -87,7 +87,7 @@ class Subjects:
         assert picture.pixels.dtype == np.uint8
         assert describe(data, name).width == picture.width
         latents_of(data, name, self._coder)
-        for format in ("PNG", "JPEG"):  # what metadata it claims must be writable too
+        for format in ("PNG", "JPEG", "TIFF", "WEBP"):  # what metadata it claims must be writable too
             with contextlib.suppress(AecliError):
                 write_picture(picture, io.BytesIO(), format)
 
@@ -127,7 +127,7 @@ FORMATS = {
 
 
 def small_pictures(photograph, side=16):
-    """A corner of a photograph in every format, by name."""
+    """A corner of a photograph in every format, by name; a smaller one where it has 16 bits a sample."""
     from PIL import Image
 
     image, files = Image.fromarray(np.ascontiguousarray(photograph.pixels[:side, :side])), {}
@@ -135,6 +135,12 @@ def small_pictures(photograph, side=16):
         buffer = io.BytesIO()
         image.save(buffer, format, **options)
         files[name] = buffer.getvalue()
+    deep = np.dstack([photograph.pixels, photograph.pixels[..., :1]])[: side // 2, : side // 2].astype(np.uint16) * 257
+    for name, channels in {"colour": slice(3), "colour and alpha": slice(4), "grey and alpha": slice(2, 4)}.items():
+        for format in ("PNG", "TIFF"):
+            buffer = io.BytesIO()
+            write_picture(from_array(deep[..., channels]), buffer, format)
+            files[f"{format} of 16-bit {name}"] = buffer.getvalue()
     return files
 
 
