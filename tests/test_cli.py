@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -143,6 +144,18 @@ def test_json_is_one_object_a_file_on_stdout(aecli, photo, tmp_path):
     done, failed = (json.loads(line) for line in result.stdout.splitlines())
     assert done["status"] == "done" and done["sigma"] == 10 and done["sigma_estimated"] is False
     assert failed["status"] == "failed" and "bad.png" in failed["message"]
+
+
+def test_a_table_at_the_end_counts_the_files_and_repeats_what_failed(aecli, photo, tmp_path):
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / name).write_text("no")
+    result = aecli("encode photo.png bad.png worse.png -o out --weights {tiny-codec}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    _, failures = result.stderr.rsplit("  failed  ", 1)
+    assert re.search(r"\n +3 +1 +0 +2 +\d+\.\d\d +\d+\.\d\d +\d+\.\d ", result.stderr)
+    assert failures.count("bad.png is not a picture") == failures.count("worse.png is not a picture") == 1
+    alone = aecli("encode photo.png -o alone.npz --weights {tiny-codec}")
+    assert " files/s " not in alone.stderr
 
 
 def test_quiet_prints_errors_only(aecli, photo):
