@@ -53,7 +53,7 @@ for line in sys.stdin:
     if child:
         print(child, flush=True)
         continue
-    os.setsid()
+    os.setpgrp()  # no session of its own: kernels that share processors out among sessions may let a new one starve
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the children of background jobs are born deaf to it
     for descriptor, name in {0: os.devnull, 1: order["log"] + ".out", 2: order["log"] + ".err"}.items():
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
@@ -70,7 +70,7 @@ for line in sys.stdin:
 """
 
 
-def until(condition, what, seconds=30.0):
+def until(condition, what, seconds=120.0):
     """Waits for it, and returns what it returned."""
     end = time.monotonic() + seconds
     while not (value := condition()):
