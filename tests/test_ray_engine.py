@@ -280,7 +280,7 @@ def test_without_an_address_ray_is_started_and_sigterm_leaves_whole_results_and_
     assert aecli("decode", "whole.npz", "-o", "local.png", *codec).exit_code == 0
     os.mkfifo("pipe.npz")
     command = [sys.executable, "-m", "aecli", "decode", "whole.npz", "pipe.npz", "-o", "ray", "--engine", "ray", "--json", *codec]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None and process.stderr is not None
         assert json.loads(process.stdout.readline())["output"] == "ray/whole.png"
         with open("pipe.npz", "wb"):  # noqa: PTH123 — waits until the worker has begun to read
