@@ -9,10 +9,11 @@ import torch
 from aecli.coding.tables import fill_tables
 from aecli.device import select
 from aecli.images import from_array, read_picture
+from aecli.models import build
 from aecli.models.codec import Codec, CodecConfig
 from aecli.models.conv import Conv, ConvConfig
 from aecli.models.denoiser import Denoiser, DenoiserConfig
-from aecli.models.dense import Dense, DenseConfig
+from aecli.models.dense import CODEBOOK, Dense, DenseConfig
 from aecli.weights import card_of, load_weights, save_weights
 
 DATA = Path(__file__).parent / "data"
@@ -45,6 +46,30 @@ def tiny_conv(seed=0, **config):
     torch.manual_seed(seed)
     config = {"height": 13, "width": 10, "latent_dim": 4, "widths": (8, 16), **config}
     return Conv(ConvConfig(**config)).eval().requires_grad_(False)
+
+
+# Every kind of feature autoencoder, for pictures of 8×8: architecture and configuration.
+FEATURES = {
+    "dense": ("dense", {"latent_dim": 4}),
+    "linear": ("dense", {"latent_dim": 4, "activation": "linear"}),
+    "deep": ("deep", {"latent_dim": 5, "hidden": (32, 16)}),
+    "deep with a codebook": ("deep", {"latent_dim": 2, "hidden": (32, 16)}),
+    "sparse topk": ("sparse", {"latent_dim": 60}),
+    "sparse l1": ("sparse", {"latent_dim": 60, "sparsity": "l1:0.1"}),
+    "sparse kl": ("sparse", {"latent_dim": 60, "sparsity": "kl:0.1"}),
+    "conv": ("conv", {"latent_dim": 4, "widths": (8, 16)}),
+    "vae": ("vae", {"latent_dim": 4, "widths": (8, 16)}),
+}
+
+
+def tiny_features(kind):
+    """Untrained, of one of FEATURES."""
+    torch.manual_seed(0)
+    arch, config = FEATURES[kind]
+    model = build(arch, {"height": 8, "width": 8, **config}).eval().requires_grad_(False)
+    if kind == "deep with a codebook":
+        model.fill_codebook(torch.rand(CODEBOOK, 1, 8, 8))
+    return model
 
 
 def saved(path, model, arch, *, half=False, **card):
@@ -101,6 +126,16 @@ def photograph():
 def small_photograph():
     """128×96, RGB."""
     return read_picture(DATA / "arches.png")
+
+
+@pytest.fixture
+def three_threads():
+    """What a processor with three cores gives: batches that cannot be shared out evenly."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
