@@ -51,7 +51,8 @@ def select(device: str = "auto", precision: str = "auto", threads: int | None = 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """The processor at work in one thread: with several, those of a batch may be rounded differently, each by its place in it."""
+    """The processor at work in one thread. torch takes the values of a layer by vectors, and the last few that a thread has one by
+    one, which rounds functions such as sigmoid differently: only with one thread are these always the last of a batch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

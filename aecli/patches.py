@@ -103,7 +103,8 @@ def together(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor], comp
     """Apply a network to the patches or codes of each of several pictures: several small pictures at a time, filled up with zeros.
 
     What becomes of a picture must not depend on which others there are. So a call on small pictures always has one size, even
-    for a single one, as rounding differs between sizes, and one thread: then it does not differ between places in a call.
+    for a single one, as rounding differs between sizes. It has one thread and a last place that stays empty, as rounding differs
+    there (see `one_thread`): within a layer's last 63 values, which that place holds if the layer has as many for a picture.
 
     Args:
         function: the network, or half of it.
@@ -121,7 +122,7 @@ def together(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor], comp
     results: list[Tensor] = []
     for start in range(0, len(parts), count):
         x = torch.cat(list(parts[start : start + count]))
-        filled = torch.cat([x, x.new_zeros(call - len(x), *x.shape[1:])])
+        filled = torch.cat([x, x.new_zeros(call + 1 - len(x), *x.shape[1:])])
         with one_thread():
             results += torch.split(in_batches(function, filled, compute)[: len(x)], n)
     return results

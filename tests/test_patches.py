@@ -46,12 +46,12 @@ def test_calls_on_small_pictures_have_one_size_and_those_on_larger_ones_theirs(c
         assert all(torch.equal(result, part + 1) for part, result in zip(parts, results, strict=True))
         return sizes
 
-    assert calls(pictures=1, patches=1, side=28) == [16]
-    assert calls(pictures=20, patches=1, side=28) == [16, 16]
-    assert calls(pictures=5, patches=6, side=28) == [16, 16, 16]  # two at a time
+    assert calls(pictures=1, patches=1, side=28) == [17]
+    assert calls(pictures=20, patches=1, side=28) == [17, 17]
+    assert calls(pictures=5, patches=6, side=28) == [17, 17, 17]  # two at a time
     assert calls(pictures=2, patches=9, side=28) == [9, 9]
     assert calls(pictures=1, patches=600, side=28) == [512, 88]
-    assert calls(pictures=5, patches=1, side=64) == [4, 4]
+    assert calls(pictures=5, patches=1, side=64) == [5, 5]
     assert calls(pictures=2, patches=1, side=128) == [1, 1]
 
 
