@@ -336,11 +336,11 @@ class ArrayCoder:
 
     def small_size(self, picture: Picture) -> tuple[int, int] | None:
         height, width = picture.pixels.shape[:2]
-        return (height, width) if goes_together(height, width, self._model.config) else None
+        return (height, width) if goes_together(height, width, self._model) else None
 
     def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
         cut = [to_patches(to_tensor(picture.pixels), self._model.config, self.weights.name)[0] for picture in pictures]
-        codes = together(self._model.encode, cut, self._compute, self._model.config)
+        codes = together(self._model.encode, cut, self._compute, self._model)
         errors = self._errors(codes, cut)
         in_8_bits = [_quantise(code, np.int8) for code in codes]
         rounded = self._errors([torch.from_numpy(_dequantise(*quantised)) for quantised in in_8_bits], cut)
@@ -348,7 +348,7 @@ class ArrayCoder:
 
     def _errors(self, codes: Sequence[Tensor], cut: Sequence[Tensor]) -> list[Tensor]:
         """(patches,) for each picture: mean squared errors of what its codes, (patches, latent_dim), decode to."""
-        restored = together(self._model.decode, codes, self._compute, self._model.config)
+        restored = together(self._model.decode, codes, self._compute, self._model)
         return [squared_error(x_hat, x) / x[0].numel() for x_hat, x in zip(restored, cut, strict=True)]
 
     def codes(self, header: Header, arrays: Arrays) -> np.ndarray:

@@ -78,7 +78,7 @@ def small_size(picture: Picture, weights: Weights) -> tuple[int, int] | None:
     """(height, width) of a picture that `denoise_small` takes, together with others of that size; None for any other."""
     height, width = picture.pixels.shape[:2]
     if isinstance(weights.model, FeatureAutoencoder):
-        small = goes_together(height, width, weights.model.config)
+        small = goes_together(height, width, weights.model)
     else:
         small = isinstance(weights.model, Denoiser) and height * width <= SMALL_PIXELS
     return (height, width) if small else None
@@ -183,7 +183,7 @@ def _restore_patches(pictures: Sequence[Picture], weights: Weights, compute: Com
     model = weights.model
     assert isinstance(model, FeatureAutoencoder)
     cut = [to_patches(_without_hidden(p.pixels, _visible(p)), model.config, weights.name) for p in pictures]
-    restored = together(model, [patches for patches, _ in cut], compute, model.config)
+    restored = together(model, [patches for patches, _ in cut], compute, model)
     results = []
     for picture, (_, grid), patches in zip(pictures, cut, restored, strict=True):
         x = from_patches(patches, grid, channels=picture.pixels.shape[2])

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from aecli.device import Compute, one_thread
 from aecli.errors import AecliError
-from aecli.models.dense import HasShape
+from aecli.models.dense import FeatureAutoencoder, HasShape
 
 BATCH = 512
 # What a call of a network on small pictures, or patches, takes. On one thread, in bfloat16, a patch then takes so much less time
-# than in a call of its own: 28×28 by `conv` 5.2 ×, by `deep` 10 ×, 64×64 in colour by `conv` 1.9 ×.
+# than in a call of its own: 28×28 by `conv` 5.2 ×, by `deep` with 32 dimensions 10 ×, 64×64 in colour by `conv` 1.9 ×.
 CALL_PIXELS, CALL_PICTURES = 4 * 64 * 64, 16
+VECTORS = 64  # values that torch takes at once: two vectors of 32 in bfloat16
 
 
 @dataclass(frozen=True)
@@ -93,36 +94,43 @@ def call_size(height: int, width: int) -> int:
     return max(1, min(CALL_PICTURES, CALL_PIXELS // (height * width)))
 
 
-def goes_together(height: int, width: int, shape: HasShape) -> bool:
+def goes_together(height: int, width: int, model: FeatureAutoencoder) -> bool:
     """Whether pictures of height × width are so small that `together` takes several in one call."""
-    grid = grid_of(height, width, shape)
-    return 2 * grid.rows * grid.columns <= call_size(shape.height, shape.width)
+    grid = grid_of(height, width, model.config)
+    return 2 * grid.rows * grid.columns <= _patches_a_call(model)
 
 
-def together(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor], compute: Compute, shape: HasShape) -> Sequence[Tensor]:
+def _patches_a_call(model: FeatureAutoencoder) -> int:
+    count, pixels = call_size(model.config.height, model.config.width), model.config.height * model.config.width
+    return count if model.narrowest >= VECTORS and count * pixels % VECTORS == 0 else 1
+
+
+def together(
+    function: Callable[[Tensor], Tensor], parts: Sequence[Tensor], compute: Compute, model: FeatureAutoencoder
+) -> Sequence[Tensor]:
     """Apply a network to the patches or codes of each of several pictures: several small pictures at a time, filled up with zeros.
 
     What becomes of a picture must not depend on which others there are. So a call on small pictures always has one size, even
-    for a single one, as rounding differs between sizes. It has one thread and a last place that stays empty, as rounding differs
-    there (see `one_thread`): within a layer's last 63 values, which that place holds if the layer has as many for a picture.
+    for a single one, as rounding differs between sizes. It has one thread, and whole vectors of pixels, as rounding differs in
+    what is left over (see `one_thread`).
 
     Args:
-        function: the network, or half of it.
+        function: the model, or half of it.
         parts: (n, …) each, all of one shape.
         compute: where to run.
-        shape: of the network's pictures.
+        model: a model with a layer that is too narrow for that takes one picture at a time.
 
     Returns:
         What `function` gives for each, float32 on the CPU.
     """
-    call, n = call_size(shape.height, shape.width), len(parts[0])
+    call, n = _patches_a_call(model), len(parts[0])
     count = call // n
     if count < 2:
         return [in_batches(function, part, compute) for part in parts]
     results: list[Tensor] = []
     for start in range(0, len(parts), count):
         x = torch.cat(list(parts[start : start + count]))
-        filled = torch.cat([x, x.new_zeros(call + 1 - len(x), *x.shape[1:])])
+        filled = torch.cat([x, x.new_zeros(call - len(x), *x.shape[1:])])
         with one_thread():
             results += torch.split(in_batches(function, filled, compute)[: len(x)], n)
     return results

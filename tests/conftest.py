@@ -13,7 +13,7 @@ from aecli.models import build
 from aecli.models.codec import Codec, CodecConfig
 from aecli.models.conv import Conv, ConvConfig
 from aecli.models.denoiser import Denoiser, DenoiserConfig
-from aecli.models.dense import CODEBOOK, Dense, DenseConfig
+from aecli.models.dense import Dense, DenseConfig
 from aecli.weights import card_of, load_weights, save_weights
 
 DATA = Path(__file__).parent / "data"
@@ -52,11 +52,10 @@ def tiny_conv(seed=0, **config):
 FEATURES = {
     "dense": ("dense", {"latent_dim": 4}),
     "linear": ("dense", {"latent_dim": 4, "activation": "linear"}),
-    "deep": ("deep", {"latent_dim": 5, "hidden": (32, 16)}),
-    "deep with a codebook": ("deep", {"latent_dim": 2, "hidden": (32, 16)}),
+    "deep": ("deep", {"latent_dim": 5, "hidden": (100, 68)}),
     "sparse topk": ("sparse", {"latent_dim": 60}),
     "sparse l1": ("sparse", {"latent_dim": 60, "sparsity": "l1:0.1"}),
-    "sparse kl": ("sparse", {"latent_dim": 60, "sparsity": "kl:0.1"}),
+    "sparse kl": ("sparse", {"latent_dim": 68, "sparsity": "kl:0.1"}),
     "conv": ("conv", {"latent_dim": 4, "widths": (8, 16)}),
     "vae": ("vae", {"latent_dim": 4, "widths": (8, 16)}),
 }
@@ -66,10 +65,7 @@ def tiny_features(kind):
     """Untrained, of one of FEATURES."""
     torch.manual_seed(0)
     arch, config = FEATURES[kind]
-    model = build(arch, {"height": 8, "width": 8, **config}).eval().requires_grad_(False)
-    if kind == "deep with a codebook":
-        model.fill_codebook(torch.rand(CODEBOOK, 1, 8, 8))
-    return model
+    return build(arch, {"height": 8, "width": 8, **config}).eval().requires_grad_(False)
 
 
 def saved(path, model, arch, *, half=False, **card):
