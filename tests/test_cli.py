@@ -248,6 +248,22 @@ def test_there_and_back_again_twice_the_same(aecli, photo, weights):
     assert opened(folder / "a.png").size == (64, 48)
 
 
+@pytest.mark.parametrize(
+    ("command", "suffix"), [("encode --weights {tiny-dense}", ".npz"), ("denoise --weights {tiny-dense-denoiser}", ".png")]
+)
+def test_a_folder_of_small_pictures_gives_the_very_files_that_each_gives_alone(aecli, photograph, tmp_path, command, suffix):
+    (tmp_path / "digits").mkdir()
+    for number in range(20):
+        place = slice(4 * number, 4 * number + 8)
+        Image.fromarray(photograph.pixels[place, place, 0]).save(tmp_path / f"digits/{number:02}.png")
+    assert aecli(f"{command} digits -o together").exit_code == 0
+    files = sorted((tmp_path / "together").iterdir())
+    assert [path.name for path in files] == [f"{number:02}{suffix}" for number in range(20)]
+    for path in files:
+        assert aecli(f"{command} digits/{path.stem}.png -o alone/{path.name}").exit_code == 0
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
+
+
 def test_encode_reports_the_bytes_of_the_file(aecli, photo):
     result = json.loads(aecli("encode photo.png --score --json --weights {tiny-codec}").stdout)
     size = photo.with_name("photo.npz").stat().st_size
