@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from aecli.metrics import psnr
 from aecli.models import FeatureAutoencoder
 from aecli.models.codec import Codec
 from aecli.models.dense import squared_error
-from aecli.patches import Grid, from_patches, in_batches, to_patches, to_tensor
+from aecli.patches import Grid, from_patches, goes_together, grid_of, in_batches, to_patches, to_tensor, together
 from aecli.quality import Target, check_quality, search
 from aecli.tiling import map_tiles
 from aecli.weights import Weights
@@ -64,8 +64,11 @@ class Coder(Protocol):
 
     weights: Weights
 
-    def prepare(self, picture: Picture) -> Prepared:
-        """The first half of encoding a picture."""
+    def small_size(self, picture: Picture) -> tuple[int, int] | None:
+        """(height, width) of a picture that `prepare` takes together with others of that size, None for one that goes alone."""
+
+    def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
+        """The first half of encoding one picture, or several of one `small_size`, which gives each what it gives it alone."""
 
     def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
         """The pixels (H, W, C) uint8 of what an `Encoding` gave."""
@@ -97,23 +100,37 @@ def encode_and_measure(picture: Picture, coder: Coder, *, quality: float | Targe
         UsageError: quality out of range, or a Target for a feature autoencoder. AecliError: a picture too small for a feature
         autoencoder, or a Target that no quality reaches.
     """
+    return encode_together([picture], coder, quality=quality)[0]
+
+
+def encode_together(
+    pictures: Sequence[Picture], coder: Coder, *, quality: float | Target = 50.0
+) -> list[tuple[bytes, Tensor | None]]:
+    """What `encode_and_measure` gives for each of several pictures of one `Coder.small_size`, in less time."""
     check_options(coder, quality)
-    picture = with_8_bits(picture)
-    prepared = coder.prepare(picture)
+    pictures = [with_8_bits(picture) for picture in pictures]
+    return [
+        (_encode(picture, prepared, coder, quality), prepared.errors)
+        for picture, prepared in zip(pictures, coder.prepare(pictures), strict=True)
+    ]
+
+
+def _encode(picture: Picture, prepared: Prepared, coder: Coder, quality: float | Target) -> bytes:
+    """The second half, for 8 bits."""
 
     def encode(quality: float) -> bytes:
         fields, arrays = prepared.encode(quality)
         return write_container(*_with_metadata(picture, coder, fields, arrays))
 
     if not isinstance(quality, Target):
-        return encode(round(quality, 2)), prepared.errors  # as the header has it: both gains must be of one quality
+        return encode(round(quality, 2))  # as the header has it: both gains must be of one quality
 
     def measure(data: bytes) -> float:
         if quality.kind == "psnr":
             return _psnr(decode_picture(data, "the picture", lambda _: coder), picture)
         return len(data) if quality.kind == "bytes" else 8 * len(data) / (picture.width * picture.height)
 
-    return search(encode, measure, quality), prepared.errors
+    return search(encode, measure, quality)
 
 
 def check_options(coder: Coder, quality: float | Target) -> None:
@@ -244,7 +261,13 @@ class StreamCoder:
         self.weights, self._model, self._compute = weights, weights.model, compute
         self._latent_coder = LatentCoder(weights.model)
 
-    def prepare(self, picture: Picture) -> Prepared:
+    def small_size(self, picture: Picture) -> None:
+        return None
+
+    def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
+        return [Prepared(functools.partial(self._encode, self._analysed(picture))) for picture in pictures]
+
+    def _analysed(self, picture: Picture) -> Tensor:
         height, width = picture.pixels.shape[:2]
         margins = [(0, -side % Codec.stride) for side in (height, width)]
         padded = np.pad(picture.pixels, [*margins, (0, 0)], mode="edge")
@@ -252,8 +275,7 @@ class StreamCoder:
         analyse = self._run(self._model.analysis)
         bytes_of_picture = torch.from_numpy(padded).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
         with torch.inference_mode():  # no more than a tile is ever held as floats
-            y = map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=16)
-        return Prepared(functools.partial(self._encode, y))
+            return map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=16)
 
     def _encode(self, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         gain, _ = self._gains(quality)
@@ -312,22 +334,22 @@ class ArrayCoder:
         assert isinstance(weights.model, FeatureAutoencoder)
         self.weights, self._model, self._compute = weights, weights.model, compute
 
-    def prepare(self, picture: Picture) -> Prepared:
-        x = to_tensor(picture.pixels)
-        patches, _ = to_patches(x, self._model.config, self.weights.name)
-        codes = in_batches(self._model.encode, patches, self._compute)
-        errors = self._errors(codes, patches)
-        return Prepared(lambda _: self._encode(patches, codes, errors), errors)
+    def small_size(self, picture: Picture) -> tuple[int, int] | None:
+        height, width = picture.pixels.shape[:2]
+        return (height, width) if goes_together(height, width, self._model) else None
 
-    def _errors(self, codes: Tensor, patches: Tensor) -> Tensor:
-        return squared_error(in_batches(self._model.decode, codes, self._compute), patches) / patches[0].numel()
+    def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
+        cut = [to_patches(to_tensor(picture.pixels), self._model.config, self.weights.name)[0] for picture in pictures]
+        codes = together(self._model.encode, cut, self._compute, self._model)
+        errors = self._errors(codes, cut)
+        in_8_bits = [_quantise(code, np.int8) for code in codes]
+        rounded = self._errors([torch.from_numpy(_dequantise(*quantised)) for quantised in in_8_bits], cut)
+        return [_prepared(*given) for given in zip(codes, errors, in_8_bits, rounded, strict=True)]
 
-    def _encode(self, patches: Tensor, codes: Tensor, errors: Tensor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        header, arrays = _quantise(codes, np.int8)
-        rounded = self._errors(torch.from_numpy(_dequantise(header, arrays)), patches)
-        if rounded.sum() > INT8_LOSS * errors.sum():
-            header, arrays = _quantise(codes, np.int16)
-        return {"layout": "array", **header}, arrays
+    def _errors(self, codes: Sequence[Tensor], cut: Sequence[Tensor]) -> list[Tensor]:
+        """(patches,) for each picture: mean squared errors of what its codes, (patches, latent_dim), decode to."""
+        restored = together(self._model.decode, codes, self._compute, self._model)
+        return [squared_error(x_hat, x) / x[0].numel() for x_hat, x in zip(restored, cut, strict=True)]
 
     def codes(self, header: Header, arrays: Arrays) -> np.ndarray:
         """The latents (patches, latent_dim) float32. Raises AecliError, before it allocates, where they do not fit the size."""
@@ -337,14 +359,20 @@ class ArrayCoder:
         return _dequantise(header, arrays)
 
     def _grid(self, header: Header) -> Grid:
-        (width, height), config = header["size"], self._model.config
-        return Grid(height, width, -(-height // config.height), -(-width // config.width))
+        width, height = header["size"]
+        return grid_of(height, width, self._model.config)
 
     def decode(self, header: Header, arrays: Arrays) -> np.ndarray:
         grid, codes = self._grid(header), self.codes(header, arrays)
         patches = in_batches(self._model.decode, torch.from_numpy(codes), self._compute)
         restored = from_patches(patches, grid, channels=1 if header["mode"] == "L" else 3)[None]
         return np.ascontiguousarray(_to_bytes(restored, header["mode"])[0].permute(1, 2, 0).numpy())
+
+
+def _prepared(codes: Tensor, errors: Tensor, in_8_bits: tuple[Header, Arrays], rounded: Tensor) -> Prepared:
+    """codes: (patches, latent_dim). errors, rounded: (patches,), as they are and in 8 bits."""
+    header, arrays = _quantise(codes, np.int16) if rounded.sum() > INT8_LOSS * errors.sum() else in_8_bits
+    return Prepared(lambda _: ({"layout": "array", **header}, {**arrays}), errors)
 
 
 def _quantise(codes: Tensor, dtype: type[np.signedinteger[Any]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aecli.device import Compute
+from aecli.device import Compute, one_thread
 from aecli.errors import AecliError, UsageError
 from aecli.images import Picture
 from aecli.models import FeatureAutoencoder
 from aecli.models.denoiser import Denoiser
-from aecli.patches import from_patches, in_batches, to_patches, to_tensor
+from aecli.patches import call_size, from_patches, goes_together, to_patches, to_tensor, together
 from aecli.tiling import tiles
 from aecli.weights import Weights
 
@@ -24,10 +24,10 @@ TILE = 1024
 # The receptive field is larger, but nothing farther away than this moves a result by 0.01 grey levels (noise of 15 and of 50),
 # and reading it for every tile would cost half of the time again.
 MAX_OVERLAP = 64
-# Several pictures of up to so many pixels take less time in one call of the network than one after the other (measured on one
-# thread: 3.1 × less at 32×32, 1.6 × at 64×64, 1.15 × at 128×128, nothing beyond). A call then has CALL_PIXELS, always: rounding
-# differs between calls of one picture and of several, and what becomes of a picture must not depend on which others there are.
-SMALL_PIXELS, CALL_PIXELS, CALL_PICTURES = 64 * 64, 4 * 64 * 64, 16
+# Several pictures of up to so many pixels take less time in one call of the denoiser than one after the other (measured on one
+# thread: 3.1 × less at 32×32, 1.6 × at 64×64, 1.15 × at 128×128, nothing beyond). A call always has one size, and one thread:
+# see `together`.
+SMALL_PIXELS = 64 * 64
 SHORTEST = 64  # side of a narrow picture that still counts: below it a call of the network costs more than its pixels
 
 
@@ -64,23 +64,24 @@ def denoise_picture(
     if small_size(picture, weights) is not None:
         return denoise_small([picture], weights, compute, sigma=sigma, strength=strength)[0]
     check_options(weights, sigma, strength)
-    visible = _visible(picture)
     if isinstance(weights.model, FeatureAutoencoder):
-        restored = _restore_patches(picture, visible, weights, compute)
-        pixels, used = _blend(picture.pixels, visible, restored, strength), None
-    elif isinstance(weights.model, Denoiser):
-        if sigma == 0:
-            return Denoised(picture, 0.0, estimated=False)
-        pixels, used = _restore(picture.pixels, visible, weights.model, sigma, strength, tile, compute)
-    else:
+        return _restore_patches([picture], weights, compute, strength)[0]
+    if not isinstance(weights.model, Denoiser):
         raise AecliError(f"weights {weights.name} hold a {weights.card.arch}, which does not denoise: pass other --weights")
-    return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=used is not None and sigma is None)
+    if sigma == 0:
+        return Denoised(picture, 0.0, estimated=False)
+    pixels, used = _restore(picture.pixels, _visible(picture), weights.model, sigma, strength, tile, compute)
+    return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=sigma is None)
 
 
 def small_size(picture: Picture, weights: Weights) -> tuple[int, int] | None:
     """(height, width) of a picture that `denoise_small` takes, together with others of that size; None for any other."""
     height, width = picture.pixels.shape[:2]
-    return (height, width) if isinstance(weights.model, Denoiser) and height * width <= SMALL_PIXELS else None
+    if isinstance(weights.model, FeatureAutoencoder):
+        small = goes_together(height, width, weights.model)
+    else:
+        small = isinstance(weights.model, Denoiser) and height * width <= SMALL_PIXELS
+    return (height, width) if small else None
 
 
 def denoise_small(
@@ -88,18 +89,23 @@ def denoise_small(
 ) -> list[Denoised]:
     """What `denoise_picture` gives for each of several pictures of one `small_size`, in less time. Raises what it raises."""
     check_options(weights, sigma, strength)
+    if isinstance(weights.model, FeatureAutoencoder):
+        return _restore_patches(pictures, weights, compute, strength)
     assert isinstance(weights.model, Denoiser)
     if sigma == 0:
         return [Denoised(picture, 0.0, estimated=False) for picture in pictures]
     height, width = pictures[0].pixels.shape[:2]
-    count = min(CALL_PICTURES, CALL_PIXELS // (height * width))
+    count = call_size(height, width)
+    # At the end stay 64 of the noise levels, one for 4×4 pixels, empty, unless vectors of them fit: see `together`.
+    spare = 0 if height % 32 == width % 32 == 0 else math.ceil(64 * 4 * 4 / (height * width))
     results = []
     for start in range(0, len(pictures), count):
         part = pictures[start : start + count]
-        x = torch.zeros(count, 3, height, width)
+        x = torch.zeros(count + spare, 3, height, width)
         for row, picture in zip(x, part, strict=False):
             row.copy_(_without_hidden(picture.pixels, _visible(picture)))
-        restored, levels = _run(x, weights.model, sigma, compute)
+        with one_thread():
+            restored, levels = _run(x, weights.model, sigma, compute)
         results += [_small_result(*given, sigma, strength) for given in zip(part, restored, levels, strict=False)]
     return results
 
@@ -172,11 +178,18 @@ def _root_mean_square(squares: float, visible: np.ndarray) -> float:
     return 255 * math.sqrt(squares / max(1, int(np.count_nonzero(visible))))
 
 
-def _restore_patches(picture: Picture, visible: np.ndarray, weights: Weights, compute: Compute) -> Tensor:
+def _restore_patches(pictures: Sequence[Picture], weights: Weights, compute: Compute, strength: float) -> list[Denoised]:
+    """By a feature autoencoder; pictures of one size."""
     model = weights.model
     assert isinstance(model, FeatureAutoencoder)
-    patches, grid = to_patches(_without_hidden(picture.pixels, visible), model.config, weights.name)
-    return from_patches(in_batches(model, patches, compute), grid, channels=picture.pixels.shape[2])
+    cut = [to_patches(_without_hidden(p.pixels, _visible(p)), model.config, weights.name) for p in pictures]
+    restored = together(model, [patches for patches, _ in cut], compute, model)
+    results = []
+    for picture, (_, grid), patches in zip(pictures, cut, restored, strict=True):
+        x = from_patches(patches, grid, channels=picture.pixels.shape[2])
+        pixels = _blend(picture.pixels, _visible(picture), x, strength)
+        results.append(Denoised(dataclasses.replace(picture, pixels=pixels), None, estimated=False))
+    return results
 
 
 def _without_hidden(pixels: np.ndarray, visible: np.ndarray) -> Tensor:

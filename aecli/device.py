@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,18 @@ def select(device: str = "auto", precision: str = "auto", threads: int | None = 
         raise UsageError(f"--device {device} is not available on this machine: pass --device auto or cpu")
     bf16 = precision == "bf16" or (precision == "auto" and _has_fast_bf16(device))
     return Compute(torch.device(device), bf16)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The processor at work in one thread. torch takes the values of a layer by vectors, and the last few that a thread has one by
+    one, which rounds functions such as sigmoid differently: only with one thread are these always the last of a batch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _has_fast_bf16(device: str) -> bool:

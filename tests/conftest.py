@@ -9,6 +9,7 @@ import torch
 from aecli.coding.tables import fill_tables
 from aecli.device import select
 from aecli.images import from_array, read_picture
+from aecli.models import build
 from aecli.models.codec import Codec, CodecConfig
 from aecli.models.conv import Conv, ConvConfig
 from aecli.models.denoiser import Denoiser, DenoiserConfig
@@ -45,6 +46,26 @@ def tiny_conv(seed=0, **config):
     torch.manual_seed(seed)
     config = {"height": 13, "width": 10, "latent_dim": 4, "widths": (8, 16), **config}
     return Conv(ConvConfig(**config)).eval().requires_grad_(False)
+
+
+# Every kind of feature autoencoder, for pictures of 8×8: architecture and configuration.
+FEATURES = {
+    "dense": ("dense", {"latent_dim": 4}),
+    "linear": ("dense", {"latent_dim": 4, "activation": "linear"}),
+    "deep": ("deep", {"latent_dim": 5, "hidden": (100, 68)}),
+    "sparse topk": ("sparse", {"latent_dim": 60}),
+    "sparse l1": ("sparse", {"latent_dim": 60, "sparsity": "l1:0.1"}),
+    "sparse kl": ("sparse", {"latent_dim": 68, "sparsity": "kl:0.1"}),
+    "conv": ("conv", {"latent_dim": 4, "widths": (8, 16)}),
+    "vae": ("vae", {"latent_dim": 4, "widths": (8, 16)}),
+}
+
+
+def tiny_features(kind):
+    """Untrained, of one of FEATURES."""
+    torch.manual_seed(0)
+    arch, config = FEATURES[kind]
+    return build(arch, {"height": 8, "width": 8, **config}).eval().requires_grad_(False)
 
 
 def saved(path, model, arch, *, half=False, **card):
@@ -101,6 +122,16 @@ def photograph():
 def small_photograph():
     """128×96, RGB."""
     return read_picture(DATA / "arches.png")
+
+
+@pytest.fixture
+def three_threads():
+    """What a processor with three cores gives: batches that cannot be shared out evenly."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -145,6 +146,18 @@ def test_json_is_one_object_a_file_on_stdout(aecli, photo, tmp_path):
     assert failed["status"] == "failed" and "bad.png" in failed["message"]
 
 
+def test_a_table_at_the_end_counts_the_files_and_repeats_what_failed(aecli, photo, tmp_path):
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / name).write_text("no")
+    result = aecli("encode photo.png bad.png worse.png -o out --weights {tiny-codec}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    _, failures = result.stderr.rsplit("  failed  ", 1)
+    assert re.search(r"\n +3 +1 +0 +2 +\d+\.\d\d +\d+\.\d\d +\d+\.\d ", result.stderr)
+    assert failures.count("bad.png is not a picture") == failures.count("worse.png is not a picture") == 1
+    alone = aecli("encode photo.png -o alone.npz --weights {tiny-codec}")
+    assert " files/s " not in alone.stderr
+
+
 def test_quiet_prints_errors_only(aecli, photo):
     assert aecli("denoise photo.png --quiet --weights {tiny-denoiser}").output == ""
     assert "missing.png" in aecli("denoise missing.png --quiet --weights {tiny-denoiser}").stderr
@@ -233,6 +246,22 @@ def test_there_and_back_again_twice_the_same(aecli, photo, weights):
     assert (folder / "a.npz").read_bytes() == (folder / "b.npz").read_bytes()
     assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
     assert opened(folder / "a.png").size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("command", "suffix"), [("encode --weights {tiny-dense}", ".npz"), ("denoise --weights {tiny-dense-denoiser}", ".png")]
+)
+def test_a_folder_of_small_pictures_gives_the_very_files_that_each_gives_alone(aecli, photograph, tmp_path, command, suffix):
+    (tmp_path / "digits").mkdir()
+    for number in range(20):
+        place = slice(4 * number, 4 * number + 8)
+        Image.fromarray(photograph.pixels[place, place, 0]).save(tmp_path / f"digits/{number:02}.png")
+    assert aecli(f"{command} digits -o together").exit_code == 0
+    files = sorted((tmp_path / "together").iterdir())
+    assert [path.name for path in files] == [f"{number:02}{suffix}" for number in range(20)]
+    for path in files:
+        assert aecli(f"{command} digits/{path.stem}.png -o alone/{path.name}").exit_code == 0
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
 
 
 def test_encode_reports_the_bytes_of_the_file(aecli, photo):

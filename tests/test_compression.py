@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import saved, tiny_codec, tiny_conv, tiny_dense
+from conftest import FEATURES, saved, tiny_codec, tiny_conv, tiny_dense, tiny_features
 from PIL import Image, ImageCms
 
 from aecli import compression
 from aecli.coding.container import read_container, write_container
-from aecli.compression import coder_for, decode_picture, describe, encode_picture, latents_of
+from aecli.compression import coder_for, decode_picture, describe, encode_and_measure, encode_picture, encode_together, latents_of
 from aecli.errors import AecliError, UsageError
 from aecli.images import from_array
 from aecli.metrics import psnr
@@ -191,6 +191,28 @@ def test_conv_weights_code_pictures_that_are_no_multiple_of_their_patch(compute,
     decoded = decode(data, coder)
     assert decoded.pixels.shape == (96, 128, 3)
     assert latents_of(data, "a", lambda _: coder).shape == (8 * 13, 4)
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize("size", [(8, 8), (13, 20)])
+def test_small_pictures_encoded_together_give_the_files_that_each_gives_alone(kind, size, compute, tmp_path):
+    coder = coder_for(saved(tmp_path / "tiny.safetensors", tiny_features(kind), FEATURES[kind][0]), compute)
+    rng = np.random.default_rng(0)
+    pictures = [from_array(rng.integers(0, 256, (*size, channels), dtype=np.uint8)) for channels in (3, 1, 4) * 2]
+    assert {coder.small_size(picture) for picture in pictures} == {size}
+    results = encode_together(pictures, coder)
+    assert len({errors.sum().item() for _, errors in results}) == len(pictures)
+    for picture, (data, errors) in zip(pictures, results, strict=True):
+        data_alone, errors_alone = encode_and_measure(picture, coder)
+        assert data == data_alone
+        assert torch.equal(errors, errors_alone)
+        assert decode(data, coder).pixels.shape[:2] == size
+
+
+def test_only_small_pictures_for_feature_autoencoders_go_together(codec, dense, picture_of):
+    assert dense.small_size(picture_of(16, 32)) == (16, 32)  # eight patches
+    assert dense.small_size(picture_of(17, 32)) is None
+    assert codec.small_size(picture_of(16, 32)) is None
 
 
 def test_a_picture_smaller_than_a_patch_is_refused(dense, picture_of):

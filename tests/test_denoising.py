@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, saved, tiny_codec, tiny_denoiser, tiny_dense
+from conftest import DATA, FEATURES, saved, tiny_codec, tiny_denoiser, tiny_dense, tiny_features
 
 from aecli import denoising
 from aecli.denoising import denoise_picture, denoise_small, small_size
@@ -170,10 +170,37 @@ def test_a_small_picture_s_result_does_not_depend_on_which_others_go_through_wit
     assert any((result.picture.pixels != picture.pixels).any() for picture, result in zip(pictures, results, strict=True))
 
 
+def test_noise_levels_do_not_depend_on_the_place_in_a_call(shipped, compute, three_threads, monkeypatch):
+    run, found = denoising._run, []
+    monkeypatch.setattr(denoising, "_run", lambda *given: found.append(run(*given)) or found[-1])
+    monkeypatch.setattr(shipped.model, "forward", lambda x, levels: x)
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 28, 28, 3), dtype=np.uint8)
+    for shift in range(16):
+        denoise_small([from_array(one) for one in np.roll(pixels, shift, axis=0)], shipped, compute)
+    first = found[0][1][:16]
+    for shift, (_, levels) in enumerate(found):
+        assert torch.equal(levels[:16].roll(-shift, 0), first)
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize("size", [(8, 8), (13, 20)])
+def test_nor_does_it_by_a_feature_autoencoder(kind, size, compute, tmp_path):
+    weights = saved(tmp_path / "tiny.safetensors", tiny_features(kind), FEATURES[kind][0], task="denoise", noise="gaussian:0.5")
+    rng = np.random.default_rng(0)
+    pictures = [from_array(rng.integers(0, 65536, (*size, channels), dtype=np.uint16)) for channels in (3, 1, 4) * 2]
+    assert {small_size(picture, weights) for picture in pictures} == {size}
+    for picture, result in zip(pictures, denoise_small(pictures, weights, compute, strength=0.9), strict=True):
+        alone = denoise_picture(picture, weights, compute, strength=0.9)
+        np.testing.assert_array_equal(result.picture.pixels, alone.picture.pixels)
+        assert (result.sigma, result.estimated) == (None, False)
+        assert (result.picture.pixels != picture.pixels).any()
+
+
 def test_only_small_pictures_go_together(denoiser_weights, dense_denoiser_weights, picture_of):
     assert small_size(picture_of(64, 64), denoiser_weights) == (64, 64)
     assert small_size(picture_of(64, 65), denoiser_weights) is None
-    assert small_size(picture_of(8, 8), dense_denoiser_weights) is None
+    assert small_size(picture_of(16, 32), dense_denoiser_weights) == (16, 32)  # eight patches
+    assert small_size(picture_of(17, 32), dense_denoiser_weights) is None
 
 
 def test_small_pictures_are_restored_patch_by_patch(dense_denoiser_weights, compute, small_photograph):

@@ -60,9 +60,12 @@ def cluster() -> Iterator[str]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         frugal = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False, "object_store_memory": 80 << 20}
+        os.environ["RAY_TMPDIR"] = folder
+        Path(folder, "ray").mkdir()  # Ray notes the address here, and does not make the folder
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": WORKERS, "temp_dir": folder, **frugal})
         yield started.address
         started.shutdown()
+        del os.environ["RAY_TMPDIR"]
 
 
 @pytest.fixture

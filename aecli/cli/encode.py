@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -17,8 +17,11 @@ from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
 from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
 from aecli.pages import preview
-from aecli.pipeline import Work
+from aecli.pipeline import Several, Work
 from aecli.quality import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIZE = "How small"
 
@@ -71,7 +74,7 @@ def _work(
 ) -> Work[tuple[Picture, int], tuple[bytes, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
     from aecli.anomalies import can_judge, is_unlike
-    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_and_measure
+    from aecli.compression import check_options, coder_for, decode_picture, describe, encode_together
     from aecli.weights import load_weights
 
     compute = running.compute()
@@ -83,9 +86,11 @@ def _work(
         picture = read_picture(source, job.name)
         return replace(picture, icc=None, exif=None, dpi=None) if strip else picture, len(source)
 
-    def process(job: Job, given: tuple[Picture, int]) -> tuple[bytes, dict[str, object]]:
-        picture, source_bytes = given
-        data, errors = encode_and_measure(picture, coder, quality=wanted)
+    def process(given: Sequence[tuple[Picture, int]]) -> list[tuple[bytes, dict[str, object]]]:
+        encoded = encode_together([picture for picture, _ in given], coder, quality=wanted)
+        return [with_more(*source, *result) for source, result in zip(given, encoded, strict=True)]
+
+    def with_more(picture: Picture, source_bytes: int, data: bytes, errors: Tensor | None) -> tuple[bytes, dict[str, object]]:
         info: dict[str, object] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
@@ -94,9 +99,9 @@ def _work(
             "weights": coder.weights.name,
         }
         if isinstance(wanted, Target):
-            info["quality"] = describe(data, job.name).quality
+            info["quality"] = describe(data, "the result").quality
         if score or previews:
-            decoded = decode_picture(data, job.name, lambda _: coder)
+            decoded = decode_picture(data, "the result", lambda _: coder)
         if score:
             from aecli.scores import scores
 
@@ -117,7 +122,8 @@ def _work(
         stream.write(data)
         return info
 
-    return Work(read, process, write)
+    several = Several(lambda given: coder.small_size(given[0]), process)
+    return Work(read, lambda job, given: process([given])[0], write, several)
 
 
 def _wanted(quality: float | None, bpp: float | None, psnr: float | None, max_bytes: str | None) -> float | Target:

@@ -29,6 +29,9 @@ from aecli.pipeline import Outcome, Work, run
 from aecli.storage import place, refuse_url
 from aecli.watching import arriving
 
+STATUSES = ("done", "skipped", "failed")
+FAILURES_SHOWN = 20  # once more, at the end
+
 
 class ExitStatus(IntEnum):
     """0 all done, 1 some failed, 2 wrong usage, 3 all done and some unlike the training data, 130 interrupted, 143 told to end."""
@@ -219,10 +222,21 @@ def run_batch(
             with batch.atomic_write(files.report, overwrite=files.overwrite) as stream:
                 stream.write(page.page().encode())
     if count != 1:
-        say(str(tally))
+        _summarise(tally)
     if tally.counts["failed"]:
         raise typer.Exit(ExitStatus.FAILED)
     return tally
+
+
+def _summarise(tally: Tally) -> None:
+    """A table at the end; and the failures once more, which may have gone by among thousands of lines."""
+    seconds = perf_counter() - tally.start
+    counts = [str(tally.counts.total()), *(str(tally.counts[status]) for status in STATUSES)]
+    rates = [f"{rate / seconds:.2f}" for rate in (tally.counts["done"], tally.pixels / 1e6)]
+    table(["files", *STATUSES, "files/s", "MP/s", "seconds"], [[*counts, *rates, f"{seconds:.1f}"]])
+    if tally.counts["failed"] > 1 and tally.counts.total() > tally.counts["failed"]:
+        more = tally.counts["failed"] - len(tally.failures)
+        table(["failed"], [*([message] for message in tally.failures), *([[f"and {more} more"]] if more else [])])
 
 
 RunJobs = Callable[[Iterable[batch.Job], Callable[[Outcome], None]], None]
@@ -279,15 +293,21 @@ def count_failures(jobs: list[batch.Job], work: Work[Any, Any]) -> int:
 
 @dataclass
 class Tally:
-    """What a run has come to so far. unlike: files that are unlike what the weights were trained on."""
+    """What a run has come to so far.
+
+    failures: of the first files that failed, a sentence each. unlike: files that are unlike what the weights were trained on.
+    """
 
     start: float = field(default_factory=perf_counter)
     counts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
     pixels: int = 0
     unlike: int = 0
 
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
+        if outcome.status == "failed" and len(self.failures) < FAILURES_SHOWN:
+            self.failures.append(outcome.message)
         size = outcome.info.get("size")
         if isinstance(size, list):
             self.pixels += math.prod(size)
@@ -298,10 +318,6 @@ class Tally:
         seconds = max(1e-9, perf_counter() - self.start)
         megapixels = f", {self.pixels / 1e6 / seconds:.2f} MP/s" if self.pixels else ""
         return f"{self.counts['done'] / seconds:.2f} files/s{megapixels}"
-
-    def __str__(self) -> str:
-        ends = ", ".join(f"{self.counts[status]} {status}" for status in ("done", "skipped", "failed") if self.counts[status])
-        return f"{ends}; {self.rates}, {perf_counter() - self.start:.1f} s" if self.counts["done"] else ends
 
 
 def _run(jobs: Iterable[batch.Job], run_jobs: RunJobs, tell: Callable[[Outcome], None]) -> Tally:

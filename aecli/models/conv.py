@@ -62,6 +62,10 @@ class Conv(FeatureAutoencoder):
         for a, b in zip(reversed(widths), (*reversed(widths[:-1]), config.channels), strict=True):
             self.decoder.extend(nn.Sequential(*_blocks(a, config.blocks), nn.SiLU(), *upsample(a, b)))
 
+    @property
+    def narrowest(self) -> int:
+        return min(super().narrowest, self.from_code.out_features)
+
     def _features(self, x: Tensor) -> Tensor:
         return self.to_code(self.encoder(pad_to_multiple(x, self.stride)).flatten(1))  # type: ignore[no-any-return]
 

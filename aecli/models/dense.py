@@ -85,6 +85,11 @@ class FeatureAutoencoder(nn.Module):
 
     config: FeatureConfig
 
+    @property
+    def narrowest(self) -> int:
+        """Values for a picture in the smallest layer whose function is more than a sum, a product or a comparison."""
+        return self.config.channels * self.config.height * self.config.width
+
     def encode(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in 0–1 → (B, latent_dim)."""
         raise NotImplementedError
@@ -173,6 +178,10 @@ class Deep(FeatureAutoencoder):
             z = _let_out(z.float(), self.spread)
         return self.decoder(z).sigmoid().view(-1, *self._shape)  # type: ignore[no-any-return]
 
+    @property
+    def narrowest(self) -> int:
+        return 1 if self.searches else min(super().narrowest, *self.config.hidden)  # the length of a code
+
     @torch.no_grad()
     def fill_codebook(self, images: Tensor) -> None:
         """Take the codes of training pictures, (4096, C, H, W) in 0–1, when training has ended."""
@@ -239,6 +248,10 @@ class Sparse(FeatureAutoencoder):
             code = self._refined(x, code)
             return code if self.training else self._descended(x, code)
         return code.relu() if self.kind == "l1" else code.sigmoid()  # type: ignore[no-any-return]
+
+    @property
+    def narrowest(self) -> int:
+        return min(super().narrowest, self.config.latent_dim) if self.kind == "kl" else super().narrowest
 
     def _refined(self, x: Tensor, code: Tensor) -> Tensor:
         """(B, pixels) and the first activations → (B, latent_dim), few of them above zero."""
