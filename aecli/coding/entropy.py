@@ -26,6 +26,7 @@ models, queue = constriction.stream.model, constriction.stream.queue
 
 SYMBOL_LIMIT = 32767
 STRIP_POSITIONS = 1 << 14  # latent positions whose activations are held as float64 at once
+STRIP_CHANNELS = 64  # of y that are held as float64 at once
 CONTEXT_RADIUS = 2  # of the 5×5 context
 # No stream is shorter than a byte for so many latent positions, so that a short file cannot claim a huge picture.
 POSITIONS_PER_BYTE = 64
@@ -45,7 +46,10 @@ class Latents:
     @property
     def crc(self) -> int:
         """CRC-32 of all symbols."""
-        return zlib.crc32(self.symbols.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i4").tobytes()))
+        crc = 0
+        for channel in (*self.z, *self.symbols):  # one by one, to save the memory of copies
+            crc = zlib.crc32(channel.astype("<i4").tobytes(), crc)
+        return crc
 
 
 class LatentCoder:
@@ -68,7 +72,10 @@ class LatentCoder:
         y = y.detach().cpu()
 
         def code(mu: Tensor, indices: np.ndarray, where: Tensor) -> np.ndarray:
-            symbols = _to_symbols((y[0][:, where].double() - from_fixed(mu.double())).round())
+            symbols = np.empty(indices.shape, dtype=np.int32)
+            for start in range(0, self._latent, STRIP_CHANNELS):
+                part = slice(start, start + STRIP_CHANNELS)
+                symbols[part] = _to_symbols((y[0, part][:, where].double() - from_fixed(mu[part].double())).round())
             for index in np.unique(indices):
                 self._gaussians[index].encode(coder, symbols[indices == index])
             return symbols
@@ -115,9 +122,10 @@ class LatentCoder:
             mu, indices = self._predict(features[:, where], context[:, where])
             coded = code(mu, indices, where)
             symbols[:, where.numpy()] = coded
-            y_hat[:, where] = to_fixed(torch.from_numpy(coded)).int() + mu
+            whole = int(ACTIVATION_LIMIT) >> FRACTION_BITS  # as `to_fixed` limits them
+            y_hat[:, where] = (torch.from_numpy(coded).clamp(-whole, whole) << FRACTION_BITS) + mu
             if where is anchors:
-                context = self._context_of(y_hat)
+                self._put_context(y_hat, context)
         return Latents(symbols, z, from_fixed(y_hat)[None].float())
 
     def _predict(self, features: Tensor, context: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -132,16 +140,14 @@ class LatentCoder:
             mu[:, part], indices[:, part] = strip.int(), _scale_indices(raw)
         return mu, indices
 
-    def _context_of(self, y_hat: Tensor) -> Tensor:
-        """What the anchors tell of their surroundings; (M, h, w) → the same, fixed-point int32."""
+    def _put_context(self, y_hat: Tensor, context: Tensor) -> None:
+        """Write into `context` (E, h, w) what the anchors of y_hat (M, h, w) tell of their surroundings; fixed-point int32."""
         height, width = y_hat.shape[1:]
         rows = max(1, STRIP_POSITIONS // width)
-        parts = []
         for top in range(0, height, rows):
             bottom, above = min(top + rows, height), min(top, CONTEXT_RADIUS)
             strip = y_hat[:, top - above : bottom + CONTEXT_RADIUS].double().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
-            parts.append(self._context(strip[None])[0, :, above : above + bottom - top].int())
-        return torch.cat(parts, dim=1)
+            context[:, top:bottom] = self._context(strip[None])[0, :, above : above + bottom - top].int()
 
 
 class _Table:

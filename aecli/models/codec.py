@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -154,11 +154,12 @@ class Codec(nn.Module):
 
         x: (B, 3, H, W) in 0–1, H and W multiples of 16, with at least as many blocks as y has channels.
         """
-        blocks = self.linear_analysis[0](x.float() - 0.5).permute(0, 2, 3, 1).flatten(0, 2).double()
+        blocks = F.pixel_unshuffle(x.float() - 0.5, BLOCK).permute(0, 2, 3, 1).flatten(0, 2).double()  # (blocks, 768)
         _, vectors = torch.linalg.eigh(blocks.T @ blocks)
         components = vectors.flip(1)[:, : self.config.latent].float()  # (768, M), largest first
-        self.linear_analysis[1].weight.copy_(components.T[..., None, None])
-        self.linear_synthesis[0].weight.copy_(components[..., None, None])
+        analysis, synthesis = cast(nn.Conv2d, self.linear_analysis[1]), cast(nn.Conv2d, self.linear_synthesis[0])
+        analysis.weight.copy_(components.T[..., None, None])
+        synthesis.weight.copy_(components[..., None, None])
 
     def analysis(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0–1, H and W multiples of 64 → y before its gain, (B, M, H/16, W/16)."""
