@@ -59,7 +59,7 @@ def main() -> None:
             str(args.weights if " or " not in args.weights else shipped),
             "--quiet",
         ]
-        one, _ = run_command([*command, str(next(Path(folder, "few").iterdir())), "-o", str(Path(folder, "one"))])
+        one, _ = run_command([*command, str(next(Path(folder, "few").iterdir())), "-o", f"{folder}/one/"])
         short, short_memory = run_command([*command, str(Path(folder, "few")), "-o", str(Path(folder, "few-out"))])
         long, memory = run_command([*command, str(Path(folder, "all")), "-o", str(Path(folder, "all-out"))])
         alone = (alone + network_alone(args.command, weights, compute, noisy[IN_MEMORY:])) / 2
