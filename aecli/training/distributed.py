@@ -160,6 +160,7 @@ def joined() -> Iterator[Processes]:
         ) from error
     try:
         yield processes
+        dist.barrier()  # torchrun ends all when one ends badly: nobody leaves while another may still be measuring and writing
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
