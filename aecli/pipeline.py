@@ -137,7 +137,7 @@ class Steps:
     def kind(self, task: Task) -> Hashable:
         """Equal for tasks that have been read and can be processed together, otherwise None."""
         several = self.work.several
-        return several.kind(task.value) if several and task.error is None and not task.message else None
+        return several.kind(task.value) if several is not None and task.value is not None else None
 
     def process(self, task: Task) -> None:
         task.attempt(lambda: self.work.process(task.job, task.value))
@@ -217,26 +217,23 @@ class _Run:
             task = Task(job)
             if job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
                 self._steps.read(task)
-            if self._is_small(task):
+            if self._steps.kind(task) is not None:
                 if not self._enter(self._small_ahead):
                     return
                 self._ahead.release()
             self._read.put(task)
         self._read.put(None)
 
-    def _is_small(self, task: Task) -> bool:
-        return task.job.source is not None and self._steps.kind(task) is not None
-
     def _next_tasks(self) -> list[Task]:
         """The next one, with those that go together with it and are there already; empty where there is none or the run ends."""
         first = self._following.pop() if self._following else self._next(self._read)
         if first is None:
             return []
-        (self._small_ahead if self._is_small(first) else self._ahead).release()
-        tasks = [first]
-        while self._is_small(first) and len(tasks) < TOGETHER and not self._read.empty():
+        kind, tasks = self._steps.kind(first), [first]
+        (self._ahead if kind is None else self._small_ahead).release()
+        while kind is not None and len(tasks) < TOGETHER and not self._read.empty():
             task = self._read.get()
-            if task is None or not self._is_small(task) or self._steps.kind(task) != self._steps.kind(first):
+            if task is None or self._steps.kind(task) != kind:
                 self._following.append(task)
                 break
             self._small_ahead.release()
