@@ -20,6 +20,7 @@ from torch import Tensor
 
 from aecli.coding.container import read_container, write_container
 from aecli.coding.entropy import LatentCoder, Latents
+from aecli.coding.exact import from_fixed
 from aecli.device import Compute
 from aecli.errors import AecliError, UsageError
 from aecli.images import Picture, read_picture, with_8_bits
@@ -35,6 +36,7 @@ from aecli.weights import Weights
 MAX_PIXELS = 1_000_000_000
 DIGEST_LENGTH = 16  # hexadecimal digits of the weights' SHA-256 that a file names
 TILE = 1024  # pixels
+HYPER_TILE = 256  # positions of y
 INT8_LOSS = 1.01  # latents are stored with 8 bits where that costs no more than 1 % of the squared error
 MODES = ("L", "RGB")
 LAYOUTS = ("stream", "array")
@@ -226,7 +228,7 @@ def latents_of(data: bytes, name: str, find_coder: Callable[[str], Coder]) -> np
     coder = _coder_of(header, name, find_coder)
     with _damage_as_sentences(name):
         if isinstance(coder, StreamCoder):
-            return coder.latents(header, arrays).symbols
+            return coder.latents(header, arrays).symbols.astype(np.int32)
         assert isinstance(coder, ArrayCoder)
         return coder.codes(header, arrays)
 
@@ -279,9 +281,10 @@ class StreamCoder:
 
     def _encode(self, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         gain, _ = self._gains(quality)
+        analyse = self._run(self._model.h_a)
         with torch.inference_mode():
-            scaled = y * gain
-            stream, latents = self._latent_coder.encode(scaled, self._run(self._model.h_a)(scaled))
+            z = map_tiles(lambda y: analyse(y * gain), y, tile=HYPER_TILE, overlap=Codec.hyper_analysis_radius, down=4)
+            stream, latents = self._latent_coder.encode(y, z, gain)
         header = {"layout": "stream", "quality": quality, "crc": latents.crc}
         return header, {"stream": _bytes_array(stream)}
 
@@ -303,13 +306,15 @@ class StreamCoder:
         quality = float(header["quality"])
         if not 0 <= quality <= 100:  # true of NaN too
             raise AecliError("its quality is not within 0-100")
-        y_hat = self.latents(header, arrays).y_hat
+        y = self.latents(header, arrays).fixed_y_hat[None]
         _, inverse_gain = self._gains(quality)
         overlap = -(-self._model.synthesis_radius // 16)
         synthesise = self._run(self._model.synthesis)
         with torch.inference_mode():
-            y = y_hat * inverse_gain
-            pixels = map_tiles(lambda y: _to_bytes(synthesise(y), header["mode"]), y, tile=TILE // 16, overlap=overlap, up=16)
+            pixels = map_tiles(
+                lambda y: _to_bytes(synthesise(from_fixed(y) * inverse_gain), header["mode"]),
+                y, tile=TILE // 16, overlap=overlap, up=16,
+            )  # fmt: skip
         return np.ascontiguousarray(pixels[0, :, :height, :width].permute(1, 2, 0).numpy())
 
     def _gains(self, quality: float) -> tuple[Tensor, Tensor]:

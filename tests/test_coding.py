@@ -33,6 +33,9 @@ def coder():
     return LatentCoder(CODEC)
 
 
+UNIT_GAIN = torch.ones(1, 8, 1, 1)
+
+
 def some_latents(height=8, width=12, *, seed=0, scale=3.0):
     generator = torch.Generator().manual_seed(seed)
     y = torch.randn(1, 8, height, width, generator=generator) * scale
@@ -186,7 +189,7 @@ def test_scale_indices_are_rounded_exactly_and_limited():
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 12), (4, 40)])
 @pytest.mark.parametrize("scale", [0.0, 3.0, 60.0])
 def test_what_is_decoded_is_what_was_encoded(coder, height, width, scale):
-    stream, coded = coder.encode(*some_latents(height, width, scale=scale))
+    stream, coded = coder.encode(*some_latents(height, width, scale=scale), UNIT_GAIN)
     decoded = coder.decode(stream, height, width)
     np.testing.assert_array_equal(decoded.symbols, coded.symbols)
     np.testing.assert_array_equal(decoded.z, coded.z)
@@ -196,19 +199,19 @@ def test_what_is_decoded_is_what_was_encoded(coder, height, width, scale):
 
 def test_decoded_latents_lie_within_half_a_step_of_the_originals(coder):
     y, z = some_latents()
-    _, coded = coder.encode(y, z)
+    _, coded = coder.encode(y, z, UNIT_GAIN)
     assert (coded.y_hat - y).abs().max() <= 0.5
     np.testing.assert_array_equal(coded.z, z[0].round())
 
 
 def test_the_same_latents_give_the_same_bytes(coder):
-    assert coder.encode(*some_latents())[0] == LatentCoder(tiny_codec()).encode(*some_latents())[0]
+    assert coder.encode(*some_latents(), UNIT_GAIN)[0] == LatentCoder(tiny_codec()).encode(*some_latents(), UNIT_GAIN)[0]
 
 
 def test_symbols_far_outside_their_tables_are_escaped(coder):
     y, z = some_latents(scale=1.0)
     y[0, 2, 1, 3], y[0, 5, 7, 0], y[0, 0, 0, 0], z[0, 1, 0, 0], z[0, 3, 1, 2] = 1500.0, -1999.0, 64.0, 64.0, -1000.0
-    stream, coded = coder.encode(y, z)
+    stream, coded = coder.encode(y, z, UNIT_GAIN)
     decoded = coder.decode(stream, 8, 12)
     assert abs(decoded.y_hat[0, 2, 1, 3] - 1500) <= 0.5
     assert abs(decoded.y_hat[0, 5, 7, 0] + 1999) <= 0.5
@@ -220,7 +223,7 @@ def test_symbols_far_outside_their_tables_are_escaped(coder):
 def test_symbols_beyond_every_limit_are_clipped_alike_by_both_sides(coder):
     y, z = some_latents()
     y[0, 2, 1, 3], z[0, 0, 0, 0] = 1e7, -1e7
-    stream, coded = coder.encode(y, z)
+    stream, coded = coder.encode(y, z, UNIT_GAIN)
     assert coded.symbols.max() == SYMBOL_LIMIT
     assert coded.z.min() == -SYMBOL_LIMIT
     decoded = coder.decode(stream, 8, 12)
@@ -233,14 +236,14 @@ def test_the_stream_is_about_as_long_as_the_model_of_training_estimates():
     torch.manual_seed(0)
     model, x, level = Codec(CODEC.config).requires_grad_(False), torch.rand(1, 3, 256, 256), torch.tensor([7.0])
     fill_tables(model)
-    y = model.analysis(x) * model.gains(level)[0]
-    stream, _ = LatentCoder(model).encode(y, model.h_a(y))
+    y, gain = model.analysis(x), model.gains(level)[0]
+    stream, _ = LatentCoder(model).encode(y, model.h_a(y * gain), gain)
     output = model(x, level)
     assert 8 * len(stream) == pytest.approx((output.bits_y + output.bits_z).item(), rel=0.03)
 
 
 def test_a_constant_picture_costs_a_byte_for_64_positions_and_no_stream_may_be_shorter(coder):
-    stream, coded = coder.encode(torch.zeros(1, 8, 64, 64), torch.zeros(1, 4, 16, 16))
+    stream, coded = coder.encode(torch.zeros(1, 8, 64, 64), torch.zeros(1, 4, 16, 16), UNIT_GAIN)
     assert len(stream) >= 64
     assert coder.decode(stream, 64, 64).crc == coded.crc
     for size in ((64, 68), (4000, 4000)):
@@ -249,7 +252,7 @@ def test_a_constant_picture_costs_a_byte_for_64_positions_and_no_stream_may_be_s
 
 
 def test_a_stream_that_is_cut_or_changed_is_an_error_or_other_symbols(coder):
-    stream, coded = coder.encode(*some_latents())
+    stream, coded = coder.encode(*some_latents(), UNIT_GAIN)
     with pytest.raises(AecliError, match="shorter"):
         coder.decode(stream[:-1], 8, 12)
     with pytest.raises(AecliError, match="shorter"):
@@ -278,7 +281,7 @@ print(latents.crc, latents.y_hat.sum().item())
 
 
 def test_a_stream_decodes_alike_with_other_instructions_and_threads(coder, tmp_path):
-    stream, coded = coder.encode(*some_latents(16, 24, scale=10))
+    stream, coded = coder.encode(*some_latents(16, 24, scale=10), UNIT_GAIN)
     (tmp_path / "stream").write_bytes(stream)
     old_machine = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
     command = [sys.executable, "-c", DECODE_ELSEWHERE, tmp_path / "stream", "2", Path(__file__).parent]

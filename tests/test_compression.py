@@ -79,9 +79,9 @@ def test_the_decoded_picture_is_what_the_network_gives_for_the_quantised_latents
     x = torch.from_numpy(small_photograph.pixels).permute(2, 0, 1)[None].float() / 255
     padded = torch.nn.functional.pad(x, (0, 0, 0, 32), mode="replicate")
     gain, inverse = model.gains(torch.tensor([0.3 * 7]))
-    y = model.analysis(padded) * gain
-    _, latents = codec._latent_coder.encode(y, model.h_a(y))
-    expected = model.synthesis(latents.y_hat.float() * inverse)[0, :, :96]
+    y = model.analysis(padded)
+    _, latents = codec._latent_coder.encode(y, model.h_a(y * gain), gain)
+    expected = model.synthesis(latents.y_hat * inverse)[0, :, :96]
     decoded = decode(encode_picture(small_photograph, codec, quality=30), codec)
     difference = torch.from_numpy(decoded.pixels).permute(2, 0, 1) - expected.clamp(0, 1) * 255
     assert difference.abs().max() < 0.51
@@ -91,6 +91,7 @@ def test_a_picture_in_tiles_is_coded_like_the_whole(codec, photograph, monkeypat
     whole = encode_picture(photograph, codec)
     whole_pixels = decode(whole, codec).pixels
     monkeypatch.setattr(compression, "TILE", 64)
+    monkeypatch.setattr(compression, "HYPER_TILE", 4)
     tiled_pixels = decode(whole, codec).pixels
     assert np.abs(tiled_pixels.astype(int) - whole_pixels).max() <= 1
     symbols, tiled_symbols = (latents_of(d, "a", lambda _: codec) for d in (whole, encode_picture(photograph, codec)))

@@ -193,7 +193,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(pair, t
     assert len(two["losses"]) == STEPS
     assert two["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert len(set(two["losses"])) == STEPS
-    assert distance(two["weights"], alone["weights"]) < 0.05 * distance(alone["weights"], start_of(kind))
+    assert distance(two["weights"], alone["weights"]) < 0.1 * distance(alone["weights"], start_of(kind))
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv", "patches"])

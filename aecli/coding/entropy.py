@@ -7,7 +7,7 @@ index so that one static table codes many symbols in a call.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, SCALES, Codec, checker
 models, queue = constriction.stream.model, constriction.stream.queue
 
 SYMBOL_LIMIT = 32767
-STRIP_POSITIONS = 1 << 14  # latent positions whose activations are held as float64 at once
-STRIP_CHANNELS = 64  # of y that are held as float64 at once
+STRIP_POSITIONS = 1 << 12  # latent positions whose activations are held as float64 at once
+CONTEXT_POSITIONS = 1 << 14  # the same of the context, whose strips overlap
+STRIP_CHANNELS = 16  # of y that are held as float64 at once
 CONTEXT_RADIUS = 2  # of the 5×5 context
 # No stream is shorter than a byte for so many latent positions, so that a short file cannot claim a huge picture.
 POSITIONS_PER_BYTE = 64
@@ -34,14 +35,19 @@ POSITIONS_PER_BYTE = 64
 
 @dataclass(frozen=True)
 class Latents:
-    """symbols: y as coded, round(y − mu), (M, h, w) int32; z: (N, h/4, w/4) int32.
+    """symbols: y as coded, round(y − mu), (M, h, w) int16; z: (N, h/4, w/4) int16.
 
-    y_hat: what the decoder sees, (1, M, h, w) float32.
+    fixed_y_hat: what the decoder sees, fixed-point, (M, h, w) int32.
     """
 
     symbols: np.ndarray
     z: np.ndarray
-    y_hat: Tensor
+    fixed_y_hat: Tensor
+
+    @property
+    def y_hat(self) -> Tensor:
+        """What the decoder sees, (1, M, h, w) float32."""
+        return from_fixed(self.fixed_y_hat)[None]
 
     @property
     def crc(self) -> int:
@@ -63,19 +69,20 @@ class LatentCoder:
         self._gaussians = [_Table(t) for t in gaussian_tables(model)]
         self._hypers = [_Table(t) for t in hyper_tables(model)]
 
-    def encode(self, y: Tensor, z: Tensor) -> tuple[bytes, Latents]:
-        """y: (1, M, h, w) after its gain, z: (1, N, h/4, w/4), h and w multiples of 4 → the stream and what was coded."""
+    def encode(self, y: Tensor, z: Tensor, gain: Tensor) -> tuple[bytes, Latents]:
+        """y: (1, M, h, w) before its gain (1, M, 1, 1), z: (1, N, h/4, w/4), h and w multiples of 4 → the stream and what was
+        coded."""
         coder = queue.RangeEncoder()
         z_symbols = _to_symbols(z[0].round())
         for table, channel in zip(self._hypers, z_symbols, strict=True):
             table.encode(coder, channel.ravel())
-        y = y.detach().cpu()
+        y = y[0].flatten(1)
 
-        def code(mu: Tensor, indices: np.ndarray, where: Tensor) -> np.ndarray:
-            symbols = np.empty(indices.shape, dtype=np.int32)
-            for start in range(0, self._latent, STRIP_CHANNELS):
-                part = slice(start, start + STRIP_CHANNELS)
-                symbols[part] = _to_symbols((y[0, part][:, where].double() - from_fixed(mu[part].double())).round())
+        def code(indices: np.ndarray, where: Tensor, mu: Tensor) -> np.ndarray:
+            symbols = np.empty(indices.shape, dtype=np.int16)
+            for part in self._strips():
+                scaled = y[part, where] * gain[0, part, 0]
+                symbols[part] = _to_symbols((scaled.double() - from_fixed(mu[part, where].double())).round())
             for index in np.unique(indices):
                 self._gaussians[index].encode(coder, symbols[indices == index])
             return symbols
@@ -92,10 +99,10 @@ class LatentCoder:
         decoder = queue.RangeDecoder(np.frombuffer(stream, dtype="<u4").astype(np.uint32))
         try:
             count = (height // 4) * (width // 4)
-            z = np.stack([table.decode(decoder, count) for table in self._hypers])
+            z = np.stack([table.decode(decoder, count).astype(np.int16) for table in self._hypers])
 
-            def code(mu: Tensor, indices: np.ndarray, where: Tensor) -> np.ndarray:
-                symbols = np.empty(indices.shape, dtype=np.int32)
+            def code(indices: np.ndarray, where: Tensor, mu: Tensor) -> np.ndarray:
+                symbols = np.empty(indices.shape, dtype=np.int16)
                 for index in np.unique(indices):
                     chosen = indices == index
                     symbols[chosen] = self._gaussians[index].decode(decoder, int(chosen.sum()))
@@ -105,45 +112,55 @@ class LatentCoder:
         except AssertionError as error:  # constriction's way to say so
             raise AecliError("the stream is damaged") from error
 
-    def _two_passes(self, z: np.ndarray, code: Callable[[Tensor, np.ndarray, Tensor], np.ndarray]) -> Latents:
+    def _two_passes(self, z: np.ndarray, code: Callable[[np.ndarray, Tensor, Tensor], np.ndarray]) -> Latents:
         """Walk the model as encoder and decoder alike must.
 
-        `code` (mu, indices, where) gives the symbols of a pass, (M, positions).
+        `code` (indices of the tables (M, n), n positions of the pass, mu of all positions (M, h·w)) gives the pass's symbols,
+        (M, n).
 
-        Fixed-point numbers that the networks gave are kept as int32, which holds them: float64 only ever holds strips.
+        Fixed-point numbers that the networks gave are kept as int32, which holds them, and symbols as int16: float64 only ever
+        holds strips.
         """
         features = self._h_s(to_fixed(torch.from_numpy(z))[None])[0].int()
         height, width = features.shape[-2:]
-        anchors = checkerboard(height, width)
-        y_hat = torch.zeros(self._latent, height, width, dtype=torch.int32)
-        symbols = np.zeros((self._latent, height, width), dtype=np.int32)
+        y_hat = torch.zeros(self._latent, height * width, dtype=torch.int32)  # of a pass whose symbols are not known: mu
+        symbols = np.zeros(y_hat.shape, dtype=np.int16)
         context = torch.zeros_like(features)
-        for where in (anchors, ~anchors):
-            mu, indices = self._predict(features[:, where], context[:, where])
-            coded = code(mu, indices, where)
+        anchors = checkerboard(height, width).flatten()
+        for mask in (anchors, ~anchors):
+            where = mask.nonzero()[:, 0]
+            indices = self._predict(features, context, where, y_hat)
+            coded = code(indices, where, y_hat)
+            self._add(coded, where, y_hat)
             symbols[:, where.numpy()] = coded
-            whole = int(ACTIVATION_LIMIT) >> FRACTION_BITS  # as `to_fixed` limits them
-            y_hat[:, where] = (torch.from_numpy(coded).clamp(-whole, whole) << FRACTION_BITS) + mu
-            if where is anchors:
-                self._put_context(y_hat, context)
-        return Latents(symbols, z, from_fixed(y_hat)[None].float())
+            if mask is anchors:
+                self._put_context(y_hat.view(-1, height, width), context)
+        return Latents(symbols.reshape(-1, height, width), z, y_hat.view(-1, height, width))
 
-    def _predict(self, features: Tensor, context: Tensor) -> tuple[Tensor, np.ndarray]:
-        """mu (M, positions), fixed-point int32, and scale indices of it from what is known at each position, (…, positions)."""
-        count = features.shape[1]
-        mu = torch.empty(self._latent, count, dtype=torch.int32)
-        indices = np.empty((self._latent, count), dtype=np.uint8)
-        for start in range(0, count, STRIP_POSITIONS):
+    def _predict(self, features: Tensor, context: Tensor, where: Tensor, mu: Tensor) -> np.ndarray:
+        """Put mu, fixed-point, into its (M, h·w) at the positions, from what is known there; the indices of their tables (M, n)."""
+        indices = np.empty((self._latent, len(where)), dtype=np.uint8)
+        for start in range(0, len(where), STRIP_POSITIONS):
             part = slice(start, start + STRIP_POSITIONS)
-            known = torch.cat([features[:, part], context[:, part]]).double()
+            known = torch.cat([known.flatten(1)[:, where[part]] for known in (features, context)]).double()
             strip, raw = self._parameters(known[None, :, None])[0, :, 0].chunk(2)
-            mu[:, part], indices[:, part] = strip.int(), _scale_indices(raw)
-        return mu, indices
+            mu[:, where[part]], indices[:, part] = strip.int(), _scale_indices(raw)
+        return indices
+
+    def _add(self, symbols: np.ndarray, where: Tensor, mu: Tensor) -> None:
+        """Make y_hat of mu (M, h·w), fixed-point, at the positions whose symbols are now known, (M, n)."""
+        whole = int(ACTIVATION_LIMIT) >> FRACTION_BITS  # as `to_fixed` limits them
+        for part in self._strips():
+            mu[part, where] += torch.from_numpy(symbols[part]).int().clamp_(-whole, whole) << FRACTION_BITS
+
+    def _strips(self) -> Iterator[slice]:
+        """The channels of y, some at a time."""
+        return (slice(start, start + STRIP_CHANNELS) for start in range(0, self._latent, STRIP_CHANNELS))
 
     def _put_context(self, y_hat: Tensor, context: Tensor) -> None:
         """Write into `context` (E, h, w) what the anchors of y_hat (M, h, w) tell of their surroundings; fixed-point int32."""
         height, width = y_hat.shape[1:]
-        rows = max(1, STRIP_POSITIONS // width)
+        rows = max(1, CONTEXT_POSITIONS // width)
         for top in range(0, height, rows):
             bottom, above = min(top + rows, height), min(top, CONTEXT_RADIUS)
             strip = y_hat[:, top - above : bottom + CONTEXT_RADIUS].double().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
@@ -162,10 +179,11 @@ class _Table:
         self._model = models.Categorical(frequencies, perfect=False)
 
     def encode(self, coder: Any, symbols: np.ndarray) -> None:
+        symbols = symbols.astype(np.int32)  # sums below need not fit into 16 bits
         outside = np.abs(symbols) > self._half_width
-        coder.encode(np.where(outside, self._escape, symbols + self._half_width).astype(np.int32), self._model)
+        coder.encode(np.where(outside, self._escape, symbols + self._half_width), self._model)
         if outside.any():
-            coder.encode((symbols[outside] + SYMBOL_LIMIT).astype(np.int32), self._plain)
+            coder.encode(symbols[outside] + SYMBOL_LIMIT, self._plain)
 
     def decode(self, decoder: Any, count: int) -> np.ndarray:
         coded = decoder.decode(self._model, count)
@@ -184,7 +202,7 @@ def _scale_indices(raw: Tensor) -> np.ndarray:
 
 
 def _to_symbols(x: Tensor) -> np.ndarray:
-    symbols: np.ndarray = x.detach().cpu().clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).numpy().astype(np.int32)
+    symbols: np.ndarray = x.detach().cpu().clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).numpy().astype(np.int16)
     return symbols
 
 

@@ -135,6 +135,7 @@ class Codec(nn.Module):
     gaussian_frequencies: Tensor
     hyper_frequencies: Tensor
     stride = 64
+    hyper_analysis_radius = 4  # how far, in positions of y, z depends on y
 
     @property
     def analysis_radius(self) -> int:

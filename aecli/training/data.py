@@ -110,7 +110,7 @@ class _Place(NamedTuple):
 
 
 class FolderSource:
-    """Random patches of a folder's pictures, flipped and turned; a picture is drawn in proportion to the root of its area."""
+    """Random patches of a folder's pictures, flipped and turned; every picture is drawn as often as any other."""
 
     def __init__(self, paths: Sequence[Path], patch_size: int, seed: int, *, grey_share: float = 0.0) -> None:
         self.patch_size, self.seed, self.grey_share = patch_size, seed, grey_share
@@ -125,11 +125,7 @@ class FolderSource:
                 self._sizes.append((height, width))
         if not self.paths:
             raise AecliError(f"no picture is as large as a patch of {patch_size}×{patch_size}: pass a smaller --patch-size")
-        areas = [height * width for height, width in self._sizes]
-        self._area = sum(areas)
-        # In proportion to the area itself, a few large and smooth pictures would crowd out hundreds of small ones.
-        roots = np.sqrt(areas)
-        self._weights = roots / roots.sum()
+        self._area = sum(height * width for height, width in self._sizes)
 
     def __len__(self) -> int:
         """Patches that would cover the pictures: what an epoch sees."""
@@ -138,7 +134,8 @@ class FolderSource:
     def batch(self, step: int, size: int, part: slice = WHOLE) -> Tensor:
         """`size` patches, (size, 3, patch_size, patch_size); or those of a part of the batch: only their pictures are read."""
         rng = np.random.default_rng((self.seed, step))
-        chosen = rng.choice(len(self.paths), size=size, p=self._weights)
+        # In proportion to their areas, a few large and smooth pictures would crowd out hundreds of small ones.
+        chosen = rng.integers(len(self.paths), size=size)
         places = [(self.paths[i], self._place(self._sizes[i], rng)) for i in chosen]
         patches = np.stack([self._patch(path, place) for path, place in places[part]])
         x = torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255

@@ -160,7 +160,10 @@ def joined() -> Iterator[Processes]:
         ) from error
     try:
         yield processes
-        dist.barrier()  # torchrun ends all when one ends badly: nobody leaves while another may still be measuring and writing
+        # torchrun ends all when one ends badly: nobody leaves while another may still be measuring and writing. Nor does one
+        # end while gloo's threads, which outlive the group under DistributedDataParallel, hold a tensor of the last reduction:
+        # letting go of it while Python ends would abort the process (pytorch/pytorch#38228, #179291). A barrier has none.
+        dist.barrier()
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise

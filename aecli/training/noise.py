@@ -47,7 +47,7 @@ def parse_noise(text: str) -> Noise:
 # ------------------------------------------------------------------------------------------------------- photographs
 
 MAX_SIGMA = 60 / 255
-GAUSSIAN_SHARE = 0.64
+GAUSSIAN_SHARE = 0.75
 TOLD_SHARE = 0.6  # of the Gaussian ones
 AS_FILE_SHARE = 0.5  # of the Gaussian ones that are told; blind ones are what files hold
 CLEAN_SHARE = 0.06  # of the Gaussian ones
