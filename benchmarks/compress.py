@@ -1,7 +1,8 @@
 """Rate, distortion and speed of `aecli encode` and `decode` beside JPEG, WebP and AVIF (Pillow).
 
 Bits per pixel count the whole file; PSNR is over all channels; figures are averaged over the pictures at each quality.
-Prints the curve of aecli, BD-rates against JPEG, and times; exits with 1 if encoding twice gave two different pictures.
+Prints the curve of aecli, BD-rates against JPEG, times, and what they are spent on; exits with 1 if encoding twice gave two
+different pictures.
 
 usage: python benchmarks/compress.py FOLDER [--qualities 0,14,29,43,57,71,86,100] [--limit N] [--threads N] [--json FILE]
 """
@@ -20,9 +21,11 @@ import numpy as np
 import torch
 from common import add_pictures, machine, numbers, parser, pictures, table, timed, write_json
 from PIL import AvifImagePlugin, Image
+from torch.utils.flop_counter import FlopCounterMode
 
 import aecli
 from aecli import device
+from aecli.coding import entropy
 from aecli.metrics import bd_rate, ms_ssim, psnr
 
 REFERENCE, PEER = "JPEG", "AVIF 4:2:0"  # of the BD-rates, of the times
@@ -80,7 +83,7 @@ def main() -> int:
         changed += sum(not is_repeatable(own, quality, image) for quality in own.qualities)
     curves: Curves = {name: [mean(found) for found in by_quality] for name, by_quality in points.items()}
     print(machine(compute, weights), end="\n\n")
-    print("\n\n".join([curve_table(curves[own.name]), bd_rate_table(curves), times_table(points)]))
+    print("\n\n".join([curve_table(curves[own.name]), bd_rate_table(curves), times_table(points), effort_table(own, image)]))
     print(f"\nencoded and decoded twice, {changed} of {len(own.qualities) * (index + 1)} results differ")
     write_json(args.json, {"machine": machine(compute, weights), "changed": changed, "curves": as_json(curves)})
     return 1 if changed else 0
@@ -211,6 +214,38 @@ def time_cells(name: str, seconds: Mapping[str, list[float]]) -> list[str]:
     median = statistics.median(seconds[name])
     ratio = median / statistics.median(seconds[PEER])
     return [f"{statistics.mean(seconds[name]):.4f}", f"{median:.4f}", f"{ratio:.2f}"]
+
+
+def effort_table(own: Compressor, image: Image.Image) -> str:
+    """Multiplications a pixel, and how much of the time the range coder itself takes, of one picture at the middle quality."""
+    data = own.encode(image, 50)
+    halves: dict[str, Callable[[], Any]] = {"encode": lambda: own.encode(image, 50), "decode": lambda: own.decode(data)}
+    rows = []
+    for name, half in halves.items():
+        with FlopCounterMode(display=False) as counter:
+            half()
+        kilo = counter.get_total_flops() / 2000 / (image.width * image.height)
+        shares = [range_coding_share(half, name) for _ in range(5)]
+        rows.append([name, f"{kilo:.0f}", f"{statistics.median(shares):.1%}"])
+    return table(["aecli", "kMAC a pixel", "range coding, share of the time"], rows)
+
+
+def range_coding_share(half: Callable[[], Any], name: str) -> float:
+    """Of one call: the seconds in calls of the tables' method of this name."""
+    original, inside = getattr(entropy._Table, name), 0.0
+
+    def measured(*arguments: Any) -> Any:
+        nonlocal inside
+        result, seconds = timed(original, *arguments)
+        inside += seconds
+        return result
+
+    setattr(entropy._Table, name, measured)
+    try:
+        _, whole = timed(half)
+    finally:
+        setattr(entropy._Table, name, original)
+    return inside / whole
 
 
 def as_json(curves: Curves) -> dict[str, list[dict[str, float]]]:
