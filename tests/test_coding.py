@@ -21,7 +21,8 @@ from torch import nn
 from aecli.coding.container import _npy, read_container, write_container
 from aecli.coding.entropy import SYMBOL_LIMIT, LatentCoder, _scale_indices
 from aecli.coding.exact import ExactNetwork, from_fixed, to_fixed
-from aecli.coding.tables import TOTAL, fill_tables, gaussian_tables, hyper_tables
+from aecli.coding.tables import TOTAL, fill_tables, fit_tables, gaussian_tables, hyper_tables
+from aecli.device import select
 from aecli.errors import AecliError
 from aecli.models.codec import SCALES, Codec, gaussian_half_width, scale_of_index
 
@@ -67,6 +68,34 @@ def test_a_table_has_the_standard_deviation_of_its_scale(index):
 def test_tables_follow_the_learned_prior():
     probabilities = CODEC.prior.probability(torch.arange(-63.0, 64.0).expand(1, 4, 1, -1))[0, :, 0]
     np.testing.assert_allclose(np.array(hyper_tables(CODEC))[:, :-1] / TOTAL, probabilities, atol=1e-5)
+
+
+def photographs(photograph):
+    """Four parts of 64×64."""
+    x = torch.from_numpy(photograph.pixels).permute(2, 0, 1).float() / 255
+    return torch.stack([x[:, top : top + 64, left : left + 64] for top in (0, 64) for left in (0, 64)])
+
+
+def test_fitted_tables_make_smaller_files_which_decode_as_before(photograph):
+    general, fitted, x = LatentCoder(CODEC), tiny_codec(), photographs(photograph)
+    fit_tables(fitted, x, select("cpu", "fp32", 1))
+    for table in gaussian_tables(fitted):
+        assert table.sum() == TOTAL
+        assert table.min() >= 1
+    y, gain = CODEC.analysis(x[:1]), CODEC.gains(torch.tensor([3.0]))[0]
+    streams = [coder.encode(y, CODEC.h_a(y * gain), gain) for coder in (general, LatentCoder(fitted))]
+    assert len(streams[1][0]) < 0.97 * len(streams[0][0])
+    assert LatentCoder(fitted).decode(streams[1][0], *y.shape[-2:]).crc == streams[0][1].crc
+
+
+def test_the_symbols_of_floats_are_those_of_files_but_for_roundings(photograph):
+    x, level = photographs(photograph)[:1], torch.tensor([3.0])
+    symbols, indices = CODEC.symbols(x, level)
+    y, gain = CODEC.analysis(x), CODEC.gains(level)[0]
+    _, coded = LatentCoder(CODEC).encode(y, CODEC.h_a(y * gain), gain)
+    assert (symbols[0].numpy() != coded.symbols).mean() < 0.01
+    assert indices.min() >= 0
+    assert indices.max() < SCALES
 
 
 def test_filling_tables_leaves_the_model_in_float32_and_is_repeatable():

@@ -202,6 +202,22 @@ class Codec(nn.Module):
         y_hat = ste_round(y - mu) + mu
         return CodecOutput(self.synthesis(y_hat * inverse_gain).float(), bits_y, bits_z)
 
+    def symbols(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """What files hold of pictures, as far as floats tell: the symbols round(y − mu) and the indices of their scales.
+
+        x: (B, 3, H, W) in 0–1, H and W multiples of 64; level: (B,) → both (B, M, H/16, W/16), int64.
+        """
+        gain, _ = self.gains(level)
+        y = self.analysis(x) * gain
+        features = self.h_s(self.h_a(y).round())
+        anchors = checkerboard(*y.shape[-2:], device=y.device)
+        context = torch.zeros_like(features)
+        for _ in range(2):  # the first time anchors are right, which have no context, the second time all
+            mu, raw = self.parameters_net(torch.cat([features, context], dim=1)).float().chunk(2, dim=1)
+            symbols = (y - mu).round()
+            context = self.context((symbols + mu) * anchors) * ~anchors
+        return symbols.long(), (INDEX_SLOPE * raw + INDEX_OFFSET).round().long().clamp(0, SCALES - 1)
+
 
 class LogisticMixture(nn.Module):
     """A density a channel for the hyper-latents: a mixture of three logistic distributions, integrated over unit intervals."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aecli.anomalies import PHOTO_BATCH, PHOTO_PATCH, error_quantiles, quantiles_of
-from aecli.coding.tables import fill_tables
+from aecli.coding.tables import fill_tables, fit_tables
 from aecli.device import Compute
 from aecli.errors import UsageError
 from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
@@ -45,6 +45,7 @@ from aecli.weights import card_of, load_weights, save_weights
 RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
 PCA_PATCHES = 64  # that a codec starts from
+TABLE_PATCHES = 128  # that its tables are fitted to
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
 
@@ -271,6 +272,7 @@ def _photo_session(request: Request) -> _Session:
     def finish(model: Any) -> None:
         if isinstance(model, Codec):
             fill_tables(model)
+            fit_tables(model, source.batch(0, TABLE_PATCHES), request.compute)
 
     def measure(model: Any) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
         with request.compute.autocast():
