@@ -142,7 +142,7 @@ class LatentCoder:
         indices = np.empty((self._latent, len(where)), dtype=np.uint8)
         for start in range(0, len(where), STRIP_POSITIONS):
             part = slice(start, start + STRIP_POSITIONS)
-            known = torch.cat([known.flatten(1)[:, where[part]] for known in (features, context)]).double()
+            known = torch.cat([found.flatten(1)[:, where[part]] for found in (features, context)]).double()
             strip, raw = self._parameters(known[None, :, None])[0, :, 0].chunk(2)
             mu[:, where[part]], indices[:, part] = strip.int(), _scale_indices(raw)
         return indices

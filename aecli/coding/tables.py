@@ -37,7 +37,7 @@ def fill_tables(model: Codec) -> None:
 @torch.no_grad()
 def fit_tables(model: Codec, x: Tensor, compute: Compute) -> None:
     """Fit the tables of y, which `fill_tables` has written, to pictures at every quality: (B, 3, H, W) in 0–1, H and W multiples
-    of 64. Between the levels of the qualities, and for other pictures, they hold as well: 1 to 1.5 % fewer bytes."""
+    of 64. Between the levels of the qualities, and for other pictures, they hold as well: about 1 % fewer bytes."""
     half_widths = np.array([gaussian_half_width(index) for index in range(SCALES)])
     starts = np.cumsum([0, *(2 * half_widths + 2)])
     counts = np.zeros(starts[-1])

@@ -45,7 +45,7 @@ from aecli.weights import card_of, load_weights, save_weights
 RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
 PCA_PATCHES = 64  # that a codec starts from
-TABLE_PATCHES = 128  # that its tables are fitted to
+TABLE_PATCHES = 32  # that its tables are fitted to
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
 
