@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aecli.cli import app
+from aecli.coding.container import read_container, write_container
 from aecli.images import from_array, read_picture, write_picture
 from aecli.weights import load_weights, shipped_weights
 
@@ -262,6 +263,32 @@ def test_a_folder_of_small_pictures_gives_the_very_files_that_each_gives_alone(a
     for path in files:
         assert aecli(f"{command} digits/{path.stem}.png -o alone/{path.name}").exit_code == 0
         assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
+
+
+def test_a_folder_of_small_files_decodes_to_the_very_pictures_that_each_gives_alone_but_for_a_damaged_one(
+    aecli, photograph, tmp_path
+):
+    (tmp_path / "digits").mkdir()
+    for number in range(12):
+        place = slice(4 * number, 4 * number + 8)
+        Image.fromarray(photograph.pixels[place, place, 0]).save(tmp_path / f"digits/{number:02}.png")
+    assert aecli("encode digits -o codes --weights {tiny-dense}").exit_code == 0
+    damaged = tmp_path / "codes/05.npz"
+    damaged.write_bytes(with_latents(damaged.read_bytes(), np.zeros((3, 3), dtype=np.int8)))  # others' size, but not their codes
+    result = aecli("decode codes -o together --weights {tiny-dense}")
+    assert result.exit_code == 1
+    assert "05.npz is damaged (its latents do not fit its size): encode the picture again" in result.stderr
+    files = sorted((tmp_path / "together").iterdir())
+    assert [path.name for path in files] == [f"{number:02}.png" for number in range(12) if number != 5]
+    for path in files:
+        assert aecli(f"decode codes/{path.stem}.npz -o alone/{path.name} --weights {{tiny-dense}}").exit_code == 0
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
+
+
+def with_latents(data, latents):
+    """The same .npz with another table of codes."""
+    header, arrays = read_container(data, "a")
+    return write_container(header, {**arrays, "latents": latents})
 
 
 def test_encode_reports_the_bytes_of_the_file(aecli, photo):

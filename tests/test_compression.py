@@ -17,7 +17,17 @@ from PIL import Image, ImageCms
 
 from aecli import compression
 from aecli.coding.container import read_container, write_container
-from aecli.compression import coder_for, decode_picture, describe, encode_and_measure, encode_picture, encode_together, latents_of
+from aecli.compression import (
+    coder_for,
+    decode_picture,
+    decode_together,
+    describe,
+    encode_and_measure,
+    encode_picture,
+    encode_together,
+    latents_of,
+    small_kind,
+)
 from aecli.errors import AecliError, UsageError
 from aecli.images import from_array
 from aecli.metrics import psnr
@@ -208,6 +218,30 @@ def test_small_pictures_encoded_together_give_the_files_that_each_gives_alone(ki
         assert data == data_alone
         assert torch.equal(errors, errors_alone)
         assert decode(data, coder).pixels.shape[:2] == size
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize("size", [(8, 8), (13, 20)])
+def test_small_files_decoded_together_give_the_pictures_that_each_gives_alone(kind, size, compute, tmp_path):
+    coder = coder_for(saved(tmp_path / "tiny.safetensors", tiny_features(kind), FEATURES[kind][0]), compute)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (*size, channels), dtype=np.uint8) for channels in (3, 1, 4) * 2]
+    files = [encode_picture(from_array(pixels), coder) for pixels in arrays]
+    assert len({small_kind(data, lambda _: coder) for data in files}) == 1
+    decoded = decode_together(files, "files", lambda _: coder)
+    assert [picture.mode for picture in decoded] == ["RGB", "L", "RGB"] * 2
+    for data, picture in zip(files, decoded, strict=True):
+        assert equal(picture, decode(data, coder))
+
+
+def test_only_whole_files_of_small_pictures_of_one_size_and_model_are_decoded_together(codec, dense, picture_of):
+    small, other, large = (encode_picture(picture_of(*size), dense) for size in ((16, 32), (16, 24), (40, 40)))
+    kinds = [small_kind(data, lambda _: dense) for data in (small, other, large, small[:-30], b"", b"PK")]
+    assert kinds[0] is not None
+    assert kinds[1] not in (None, kinds[0])
+    assert kinds[2:] == [None] * 4
+    assert small_kind(small, lambda _: codec) is None  # made with other weights
+    assert small_kind(encode_picture(picture_of(16, 32), codec), lambda _: codec) is None
 
 
 def test_only_small_pictures_for_feature_autoencoders_go_together(codec, dense, picture_of):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -16,7 +16,7 @@ from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import AecliError, UsageError
 from aecli.images import Picture, format_of, write_picture
 from aecli.pages import preview
-from aecli.pipeline import Work
+from aecli.pipeline import Several, Work
 
 if TYPE_CHECKING:
     from aecli.compression import Coder
@@ -58,7 +58,7 @@ def decode(
 
 def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[bytes, tuple[Picture, int]]:
     """The work, with models of its own: workers on other machines make theirs from the same words."""
-    from aecli.compression import coder_for, decode_picture
+    from aecli.compression import coder_for, decode_together, small_kind
     from aecli.weights import load_weights
 
     compute = running.compute()
@@ -70,8 +70,11 @@ def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[bytes
     if weights:
         coder(weights)  # wrong weights are wrong usage, and not the fault of every file
 
-    def process(job: Job, data: bytes) -> tuple[Picture, int]:
-        return decode_picture(data, job.name, lambda named: coder(weights or named)), len(data)
+    def find(named: str) -> Coder:
+        return coder(weights or named)
+
+    def process(given: Sequence[bytes], name: str) -> list[tuple[Picture, int]]:
+        return list(zip(decode_together(given, name, find), map(len, given), strict=True))
 
     def write(job: Job, result: tuple[Picture, int], stream: BinaryIO) -> Mapping[str, object]:
         picture, size = result
@@ -79,7 +82,11 @@ def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[bytes
         info = {"size": [picture.width, picture.height], "bytes": size, "notes": list(notes)}
         return info | ({"preview": ("", preview(picture))} if previews else {})
 
-    return Work(lambda job: read_bytes(job, sys.stdin.buffer), process, write)
+    def kind(data: bytes) -> Hashable:
+        return small_kind(data, find)
+
+    several = Several(kind, lambda given: process(given, "one of several files"))
+    return Work(lambda job: read_bytes(job, sys.stdin.buffer), lambda job, data: process([data], job.name)[0], write, several)
 
 
 def _tell(jobs: list[Job]) -> None:
