@@ -11,6 +11,7 @@ usage: python benchmarks/fine_tuning.py [--minutes M] [--sample FILE] [--threads
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         training, held_out = (draw_pages(Path(folder, name)) for name in ("training", "held-out"))
         if args.sample:
-            next(held_out.iterdir()).rename(args.sample)
+            shutil.copy(min(held_out.iterdir()), args.sample)
         weights = fine_tuned(training, Path(folder, "pages.safetensors"), args.minutes, compute)
         own = (
             replace(aecli_compressor(found, QUALITIES), name=name) for name, found in ((GENERAL, GENERAL), (TUNED, str(weights)))
