@@ -18,7 +18,7 @@ from aecli.errors import UsageError
 from aecli.images import Picture, with_8_bits
 from aecli.models.codec import Codec
 from aecli.models.dense import FeatureAutoencoder
-from aecli.patches import Grid, Shape, from_patches, grid_of, in_batches, reduced, to_patches, to_tensor
+from aecli.patches import Grid, Shape, from_patches, in_batches, reduced, some_patches, to_patches, to_tensor
 from aecli.weights import Weights
 
 QUANTILE = "0.999"
@@ -100,7 +100,10 @@ def is_unlike(picture: Picture, weights: Weights, compute: Compute, errors: Tens
     """
     if errors is not None and not weights.card.resize:
         return _more_than_chance(errors, _limit(weights))
-    patches = _glance(picture) if isinstance(weights.model, Codec) else _patches(picture, weights)[0]
+    if isinstance(weights.model, Codec):
+        patches = some_patches(picture.pixels, PHOTO_PATCH, GLANCE)
+    else:
+        patches, _ = _patches(picture, weights)
     errors = (_reconstruct(weights.model, patches, compute) - patches).square().flatten(1).mean(dim=1)
     return _more_than_chance(errors, _limit(weights))
 
@@ -129,18 +132,6 @@ def _patches(picture: Picture, weights: Weights) -> tuple[Tensor, Grid]:
     side = weights.card.resize
     x = to_tensor(picture.pixels) if not side else to_tensor(reduced(with_8_bits(picture).pixels, side))
     return to_patches(x, _patch_shape(weights), weights.name)
-
-
-def _glance(picture: Picture) -> Tensor:
-    """Some of the patches of a photograph, which as a whole may be too large to be held as floats, (at most GLANCE, 3, h, w)."""
-    grid = grid_of(picture.height, picture.width, PHOTO_PATCH)
-    places = torch.linspace(0, grid.rows * grid.columns - 1, min(GLANCE, grid.rows * grid.columns)).long().tolist()
-    patches = []
-    for row, column in (divmod(place, grid.columns) for place in places):
-        rows = np.minimum(row * PHOTO_PATCH.height + np.arange(PHOTO_PATCH.height), picture.height - 1)
-        columns = np.minimum(column * PHOTO_PATCH.width + np.arange(PHOTO_PATCH.width), picture.width - 1)
-        patches.append(to_tensor(picture.pixels[np.ix_(rows, columns)]).expand(3, -1, -1))
-    return torch.stack(patches)
 
 
 def _patch_shape(weights: Weights) -> Shape:

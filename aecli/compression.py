@@ -46,6 +46,7 @@ _META_MEMBERS = ("icc", "exif")
 
 Header = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
+Contents = tuple[Header, Arrays]  # of a .npz, as `read_container` gives them
 # quality 0–100 → header fields and arrays of a picture's colours
 Encoding = Callable[[float], tuple[dict[str, Any], dict[str, np.ndarray]]]
 
@@ -72,7 +73,7 @@ class Coder(Protocol):
     def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
         """The first half of encoding one picture, or several of one `small_size`, which gives each what it gives it alone."""
 
-    def decode(self, files: Sequence[tuple[Header, Arrays]]) -> list[np.ndarray]:
+    def decode(self, files: Sequence[Contents]) -> list[np.ndarray]:
         """The pixels (H, W, C) uint8 of what `Encoding`s gave, one, or several of one size that is small."""
 
 
@@ -205,26 +206,24 @@ def decode_picture(data: bytes, name: str, find_coder: Callable[[str], Coder]) -
     Raises:
         AecliError: a damaged or foreign file, one made with other weights, one that claims an absurd size.
     """
-    return decode_together([data], name, find_coder)[0]
+    return decode_together([read_container(data, name)], name, find_coder)[0]
 
 
-def decode_together(files: Sequence[bytes], name: str, find_coder: Callable[[str], Coder]) -> list[Picture]:
-    """What `decode_picture` gives for each of several .npz of one `small_kind`, in less time; name: of all of them, in errors."""
-    read = [read_container(data, name) for data in files]
-    for header, _ in read:  # before any time is spent on them
+def decode_together(files: Sequence[Contents], name: str, find_coder: Callable[[str], Coder]) -> list[Picture]:
+    """What `decode_picture` gives for one .npz, or for each of several of one `small_kind` in less time; name: in errors."""
+    for header, _ in files:  # before any time is spent on them
         _size(header, name)
-    coder = _coder_of(read[0][0], name, find_coder)
+    coder = _coder_of(files[0][0], name, find_coder)
     with _damage_as_sentences(name):
-        for header, _ in read:
+        for header, _ in files:
             _one_of(MODES, header, "mode")
-        pixels = coder.decode(read)
-    return [_picture(header, arrays, found, name) for (header, arrays), found in zip(read, pixels, strict=True)]
+        pixels = coder.decode(files)
+    return [_picture(*file, found, name) for file, found in zip(files, pixels, strict=True)]
 
 
-def small_kind(data: bytes, find_coder: Callable[[str], Coder]) -> Hashable:
+def small_kind(header: Header, find_coder: Callable[[str], Coder]) -> Hashable:
     """Equal for .npz that `decode_together` takes together; None for one that goes alone, which a damaged one does."""
     try:
-        header, _ = read_container(data, "")
         size, coder = _size(header, ""), _coder_of(header, "", find_coder)
     except AecliError:
         return None
@@ -327,7 +326,7 @@ class StreamCoder:
             raise AecliError("its checksum does not match")
         return latents
 
-    def decode(self, files: Sequence[tuple[Header, Arrays]]) -> list[np.ndarray]:
+    def decode(self, files: Sequence[Contents]) -> list[np.ndarray]:
         return [self._decode(*file) for file in files]
 
     def _decode(self, header: Header, arrays: Arrays) -> np.ndarray:
@@ -400,7 +399,7 @@ class ArrayCoder:
         width, height = header["size"]
         return grid_of(height, width, self._model.config)
 
-    def decode(self, files: Sequence[tuple[Header, Arrays]]) -> list[np.ndarray]:
+    def decode(self, files: Sequence[Contents]) -> list[np.ndarray]:
         codes = [torch.from_numpy(self.codes(*file)) for file in files]
         decoded = together(self._model.decode, codes, self._compute, self._model)
         return [self._pixels(header, patches) for (header, _), patches in zip(files, decoded, strict=True)]

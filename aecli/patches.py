@@ -66,13 +66,32 @@ def to_patches(x: Tensor, shape: HasShape, name: str) -> tuple[Tensor, Grid]:
         raise AecliError(
             f"a picture of {width}×{height} is too small for {name}, which takes {w}×{h} and larger: pass other --weights"
         )
-    if shape.channels == 1 and x.shape[0] == 3:
-        x = luminance(x[None])[0]
-    x = x.expand(shape.channels, -1, -1)
     grid = grid_of(height, width, shape)
-    padded = F.pad(x[None], (0, grid.columns * w - width, 0, grid.rows * h - height), mode="replicate")[0]
-    patches = padded.unfold(1, h, h).unfold(2, w, w)  # (C, rows, columns, h, w)
+    x = _fitted(x, shape.channels, grid.rows * h, grid.columns * w)
+    patches = x.unfold(1, h, h).unfold(2, w, w)  # (C, rows, columns, h, w)
     return patches.permute(1, 2, 0, 3, 4).reshape(-1, shape.channels, h, w), grid
+
+
+def some_patches(pixels: np.ndarray, shape: HasShape, count: int) -> Tensor:
+    """At most `count` of the patches that `to_patches` cuts, evenly spread. The rest of the picture never becomes floats.
+
+    pixels: (H, W, 1 or 3) uint8 or uint16, at least one patch → (at most count, channels, height, width) in 0–1.
+    """
+    h, w = shape.height, shape.width
+    height, width, _ = pixels.shape
+    grid = grid_of(height, width, shape)
+    places = torch.linspace(0, grid.rows * grid.columns - 1, min(count, grid.rows * grid.columns)).long().tolist()
+    corners = [(h * (place // grid.columns), w * (place % grid.columns)) for place in places]
+    parts = [to_tensor(pixels[top : top + h, left : left + w]) for top, left in corners]
+    return torch.stack([_fitted(part, shape.channels, h, w) for part in parts])
+
+
+def _fitted(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """(C, H, W) → (channels, height, width), at least as large: filled up by repeating the last row and column."""
+    if channels == 1 and x.shape[0] == 3:
+        x = luminance(x[None])[0]
+    margins = (0, width - x.shape[-1], 0, height - x.shape[-2])
+    return F.pad(x.expand(channels, -1, -1)[None], margins, mode="replicate")[0]
 
 
 def from_patches(patches: Tensor, grid: Grid, *, channels: int) -> Tensor:

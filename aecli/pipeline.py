@@ -99,6 +99,7 @@ class Task:
     value: Any = None
     error: Exception | None = None
     message: str = ""  # why it is skipped
+    kind: Hashable = None  # once it is read: what `Steps.kind` says
 
     def attempt(self, part: Callable[[], Any]) -> None:
         """Do a part of the work, unless one before it failed or there is nothing to do."""
@@ -217,7 +218,8 @@ class _Run:
             task = Task(job)
             if job.source is not None:  # standard input is read by the caller's thread, which can be interrupted there
                 self._steps.read(task)
-            if self._steps.kind(task) is not None:
+            task.kind = self._steps.kind(task)
+            if task.kind is not None:
                 if not self._enter(self._small_ahead):
                     return
                 self._ahead.release()
@@ -229,11 +231,11 @@ class _Run:
         first = self._following.pop() if self._following else self._next(self._read)
         if first is None:
             return []
-        kind, tasks = self._steps.kind(first), [first]
-        (self._ahead if kind is None else self._small_ahead).release()
-        while kind is not None and len(tasks) < TOGETHER and not self._read.empty():
+        tasks = [first]
+        (self._ahead if first.kind is None else self._small_ahead).release()
+        while first.kind is not None and len(tasks) < TOGETHER and not self._read.empty():
             task = self._read.get()
-            if task is None or self._steps.kind(task) != kind:
+            if task is None or task.kind != first.kind:
                 self._following.append(task)
                 break
             self._small_ahead.release()

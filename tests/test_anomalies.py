@@ -15,13 +15,11 @@ import torch
 from conftest import tiny_codec, tiny_dense
 from PIL import Image
 
-from aecli import anomalies
 from aecli.anomalies import QUANTILE, can_judge, error_quantiles, is_unlike, judge, knows_errors
 from aecli.compression import coder_for, encode_and_measure, encode_picture
 from aecli.device import select
 from aecli.errors import UsageError
 from aecli.images import Picture, from_array
-from aecli.patches import to_patches, to_tensor
 from aecli.training.data import load_dataset
 from aecli.weights import Weights, card_of, load_weights
 
@@ -48,14 +46,6 @@ def test_digits_are_like_the_training_data_and_noise_is_not() -> None:
     assert evidence.reconstruction.size == (28, 28)
     assert evidence.heat.shape == (28, 28)
     assert evidence.heat.mean() == pytest.approx(strange.error, rel=1e-4)
-
-
-def test_of_a_photograph_eight_patches_evenly_spread_are_looked_at(photograph: Picture) -> None:
-    wide = from_array(np.tile(photograph.pixels, (3, 4, 1)))
-    patches, grid = to_patches(to_tensor(wide.pixels), anomalies.PHOTO_PATCH, "the codec")
-    last = grid.rows * grid.columns - 1
-    assert torch.equal(anomalies._glance(wide), patches[[last * i // 7 for i in range(8)]])
-    assert len(anomalies._glance(photograph)) == min(8, len(to_patches(to_tensor(photograph.pixels), anomalies.PHOTO_PATCH, "")[0]))
 
 
 def test_one_strange_patch_among_many_digits_is_noticed_and_seen_in_the_heat_map() -> None:

@@ -227,21 +227,26 @@ def test_small_files_decoded_together_give_the_pictures_that_each_gives_alone(ki
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, (*size, channels), dtype=np.uint8) for channels in (3, 1, 4) * 2]
     files = [encode_picture(from_array(pixels), coder) for pixels in arrays]
-    assert len({small_kind(data, lambda _: coder) for data in files}) == 1
-    decoded = decode_together(files, "files", lambda _: coder)
+    contents = [read_container(data, "a") for data in files]
+    assert len({small_kind(header, lambda _: coder) for header, _ in contents}) == 1
+    decoded = decode_together(contents, "files", lambda _: coder)
     assert [picture.mode for picture in decoded] == ["RGB", "L", "RGB"] * 2
     for data, picture in zip(files, decoded, strict=True):
         assert equal(picture, decode(data, coder))
 
 
 def test_only_whole_files_of_small_pictures_of_one_size_and_model_are_decoded_together(codec, dense, picture_of):
-    small, other, large = (encode_picture(picture_of(*size), dense) for size in ((16, 32), (16, 24), (40, 40)))
-    kinds = [small_kind(data, lambda _: dense) for data in (small, other, large, small[:-30], b"", b"PK")]
+    def header_of(size, coder):
+        return read_container(encode_picture(picture_of(*size), coder), "a")[0]
+
+    small, other, large = (header_of(size, dense) for size in ((16, 32), (16, 24), (40, 40)))
+    without_size, of_no_weights = {**small, "size": [16]}, {**small, "weights": "tiny"}
+    kinds = [small_kind(header, lambda _: dense) for header in (small, other, large, without_size, of_no_weights, {})]
     assert kinds[0] is not None
     assert kinds[1] not in (None, kinds[0])
     assert kinds[2:] == [None] * 4
     assert small_kind(small, lambda _: codec) is None  # made with other weights
-    assert small_kind(encode_picture(picture_of(16, 32), codec), lambda _: codec) is None
+    assert small_kind(header_of((16, 32), codec), lambda _: codec) is None
 
 
 def test_only_small_pictures_for_feature_autoencoders_go_together(codec, dense, picture_of):

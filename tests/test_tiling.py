@@ -1,5 +1,6 @@
 """Tiles and patches: cut, worked on and put together again, nothing shows."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_codec
@@ -7,7 +8,7 @@ from torch import nn
 
 from aecli.errors import AecliError
 from aecli.models.dense import DenseConfig
-from aecli.patches import from_patches, to_patches
+from aecli.patches import from_patches, some_patches, to_patches, to_tensor
 from aecli.tiling import map_tiles, spans
 
 
@@ -112,6 +113,16 @@ def test_colours_are_converted_to_those_of_the_model_and_back():
     patches, grid = to_patches(grey, DenseConfig(channels=3, height=4, width=4), "tiny")
     assert torch.equal(patches[0], grey.expand(3, 4, 4))
     torch.testing.assert_close(from_patches(patches, grid, channels=1), grey)
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(8, 6, 1), (17, 24, 8), (41, 60, 8), (41, 60, 100)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_some_patches_are_evenly_spread_among_all(height, width, count, channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    shape = DenseConfig(channels=channels, height=8, width=6)
+    patches, _ = to_patches(to_tensor(pixels), shape, "tiny")
+    last, number = len(patches) - 1, min(count, len(patches))
+    assert torch.equal(some_patches(pixels, shape, count), patches[[last * i // max(1, number - 1) for i in range(number)]])
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 6), (8, 5), (1, 1)])

@@ -387,7 +387,13 @@ def test_training_lowers_the_loss_and_reports_it(compute, tmp_path):
     assert [r.step for r in reports] == list(range(1, 61))
     assert reports[-1].loss < reports[0].loss
     assert reports[30].share == 0.5
-    assert reports[30].seconds_left == pytest.approx(reports[30].seconds)
+    assert reports[29].seconds_left == reports[29].seconds  # as long again as the first half took
+    assert reports[-1].seconds_left == 0
+
+
+def test_the_time_that_is_left_of_minutes_is_known_from_the_first_step():
+    assert Budget(minutes=2).seconds_left(1, 0.5) == 119.5
+    assert Budget(minutes=2).seconds_left(90, 121.0) == 0
 
 
 def test_the_same_seed_gives_the_same_weights(compute, tmp_path):

@@ -19,7 +19,7 @@ from aecli.pages import preview
 from aecli.pipeline import Several, Work
 
 if TYPE_CHECKING:
-    from aecli.compression import Coder
+    from aecli.compression import Coder, Contents
 
 SUFFIXES = frozenset({".npz"})
 
@@ -56,8 +56,9 @@ def decode(
     report.run_batch(jobs, make_work, files, running, _describe)
 
 
-def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[bytes, tuple[Picture, int]]:
+def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[tuple[Contents, int], tuple[Picture, int]]:
     """The work, with models of its own: workers on other machines make theirs from the same words."""
+    from aecli.coding.container import read_container
     from aecli.compression import coder_for, decode_together, small_kind
     from aecli.weights import load_weights
 
@@ -73,8 +74,13 @@ def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[bytes
     def find(named: str) -> Coder:
         return coder(weights or named)
 
-    def process(given: Sequence[bytes], name: str) -> list[tuple[Picture, int]]:
-        return list(zip(decode_together(given, name, find), map(len, given), strict=True))
+    def read(job: Job) -> tuple[Contents, int]:
+        data = read_bytes(job, sys.stdin.buffer)
+        return read_container(data, job.name), len(data)
+
+    def process(given: Sequence[tuple[Contents, int]], name: str) -> list[tuple[Picture, int]]:
+        files, sizes = zip(*given, strict=True)
+        return list(zip(decode_together(files, name, find), sizes, strict=True))
 
     def write(job: Job, result: tuple[Picture, int], stream: BinaryIO) -> Mapping[str, object]:
         picture, size = result
@@ -82,11 +88,12 @@ def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[bytes
         info = {"size": [picture.width, picture.height], "bytes": size, "notes": list(notes)}
         return info | ({"preview": ("", preview(picture))} if previews else {})
 
-    def kind(data: bytes) -> Hashable:
-        return small_kind(data, find)
+    def kind(given: tuple[Contents, int]) -> Hashable:
+        (header, _), _ = given
+        return small_kind(header, find)
 
     several = Several(kind, lambda given: process(given, "one of several files"))
-    return Work(lambda job: read_bytes(job, sys.stdin.buffer), lambda job, data: process([data], job.name)[0], write, several)
+    return Work(read, lambda job, given: process([given], job.name)[0], write, several)
 
 
 def _tell(jobs: list[Job]) -> None:

@@ -219,9 +219,8 @@ def _live_progress() -> Iterator[Callable[[Progress], None]]:
 
 def _text(p: Progress) -> str:
     figures = _figures(p.figures)
-    left = round(p.seconds_left) if p.share else None  # nothing to go by at the first step
-    time_left = "" if left is None else f"  {left // 60}:{left % 60:02d} left"
-    return f"step {p.step}  loss {p.loss:.4f}{figures}  {p.images_per_second:.1f} images/s{time_left}"
+    left = round(p.seconds_left)
+    return f"step {p.step}  loss {p.loss:.4f}{figures}  {p.images_per_second:.1f} images/s  {left // 60}:{left % 60:02d} left"
 
 
 def _figures(figures: Mapping[str, float]) -> str:

@@ -63,6 +63,13 @@ class Budget:
         assert self.minutes is not None
         return seconds / (60 * self.minutes)
 
+    def seconds_left(self, step: int, seconds: float) -> float:
+        """Told by the clock or, of a number of steps of which at least one is done, by how long they took."""
+        if self.minutes is not None:
+            return max(0.0, 60 * self.minutes - seconds)
+        assert self.steps is not None
+        return (self.steps - step) * seconds / step
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -73,12 +80,8 @@ class Progress:
     loss: float
     images_per_second: float
     seconds: float
+    seconds_left: float
     figures: Mapping[str, float]
-
-    @property
-    def seconds_left(self) -> float:
-        """Estimated from the share done."""
-        return self.seconds * (1 - self.share) / max(self.share, 1e-9)
 
 
 class _Loss(nn.Module):
@@ -157,7 +160,9 @@ class Trainer:
                 self.save_checkpoint()
                 last_checkpoint = time.monotonic()
             rate = (self.step - session_step) * self.batch_size_of_all / (time.monotonic() - session_start)
-            on_progress(Progress(self.step, share, smooth_loss, rate, time.monotonic() - start, self.figures))
+            seconds = time.monotonic() - start
+            left = self.budget.seconds_left(self.step, seconds)
+            on_progress(Progress(self.step, share, smooth_loss, rate, seconds, left, self.figures))
         if self.processes.leads:
             self.figures = self.validate()
             self.save_checkpoint()

@@ -8,6 +8,7 @@ import argparse
 import faulthandler
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -118,7 +119,7 @@ FORGED = {"npz": forged_npz, "stream": forged_stream, "weights": forged_weights}
 
 def work(target, seconds, first_seed, current):
     """One target, in batches of examples, until the time is up."""
-    made = subjects(conftest)
+    made = subjects(conftest, Path(current).parent)
     inputs = mutated(made.valid[target])
     if target in FORGED:
         inputs = FORGED[target](made.valid[target]) | inputs
@@ -174,6 +175,8 @@ def main():
         if status:
             failed = True
             print(f"{target}: broke a promise (exit status {status}); the input is {current}", file=sys.stderr)
+    if not failed:
+        shutil.rmtree(folder)
     return int(failed)
 
 

@@ -10,6 +10,7 @@ import os
 import pickle
 import struct
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -161,9 +162,14 @@ def watched_acts():
 
 
 def main():
+    with tempfile.TemporaryDirectory() as folder:
+        return feed(Path(folder))
+
+
+def feed(folder):
     from tests import conftest
 
-    made, broken, counts = subjects(conftest), [], {True: 0, False: 0}
+    made, broken, counts = subjects(conftest, folder), [], {True: 0, False: 0}
     photograph = conftest.read_picture(conftest.DATA / "arches.png")
     refused = [(name, "npz", data) for name, data in hostile_npz(made)]
     refused += [(name, "picture", data) for name, data in hostile_pictures(photograph)]

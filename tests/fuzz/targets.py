@@ -4,7 +4,6 @@ import contextlib
 import io
 import resource
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,9 +143,8 @@ def small_pictures(photograph, side=16):
     return files
 
 
-def subjects(conftest, folder=None):
-    """`conftest` is tests/conftest.py, whose name depends on who imports it."""
-    folder = folder or Path(tempfile.mkdtemp(prefix="aecli-fuzz-"))
+def subjects(conftest, folder):
+    """`conftest` is tests/conftest.py, whose name depends on who imports it; weights are written to the folder."""
     compute = select("cpu", "fp32", threads=1)
     made = (("tiny-codec", "codec", conftest.tiny_codec()), ("tiny-dense", "dense", conftest.tiny_dense()))
     coders = {}
