@@ -50,12 +50,13 @@ def denoise(
     return _like(image, result.picture)
 
 
-def encode(image: np.ndarray | Image.Image, *, quality: float | Target = 50.0, weights: str | Path = "photo-codec") -> bytes:
+def encode(image: np.ndarray | Image.Image, *, quality: float | Target | None = None, weights: str | Path = "photo-codec") -> bytes:
     """Compress a picture to the bytes of an .npz.
 
     Args:
         image: a PIL image, or an array (H, W), (H, W, 1 … 4): uint8, uint16 (rounded to 8 bits), or floats in 0–1.
-        quality: 0–100, or an aecli.quality.Target, such as Target("bpp", 0.3), whose quality is searched.
+        quality: 0–100 (None is 50), or an aecli.quality.Target, such as Target("bpp", 0.3), whose quality is searched. Feature
+            autoencoders have one quality only: leave it out.
         weights: the name of shipped weights, or the path of a file; a codec or a feature autoencoder.
 
     Raises:

@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -43,6 +43,11 @@ class Input:
     relative: Path  # below the folder that was walked; the bare name of a file given by itself
     walked: bool = False  # found in a folder, not named
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return STDIN if self.path is None else str(self.path)
+
 
 def find_inputs(
     arguments: Sequence[str],
@@ -63,8 +68,12 @@ def find_inputs(
     taken for a file without asking the network.
 
     Raises UsageError if there is nothing to read (unless it `may_be_empty`, as what is watched may), if standard input is wanted
-    twice, if the list cannot be read, or if a URL cannot be followed.
+    twice, if the list cannot be read, if a name is empty, or if a URL cannot be followed.
     """
+    if "" in arguments or files_from == "":
+        raise UsageError("one of the names is empty: check the variable that it came from")
+    if null_separated and files_from is None:
+        raise UsageError("--null tells how the names in a list are separated: pass --files-from, too")
     if [*arguments, files_from].count("-") > 1:
         raise UsageError('standard input can be read only once: pass "-" a single time')
     named: list[Input | Place] = [Input(None, Path("stdin")) if name == "-" else place(name) for name in arguments]
@@ -198,17 +207,28 @@ class Job:
     name: str  # what messages call the source
 
 
-def plan_outputs(inputs: Sequence[Input], output: str | None, *, rename: Callable[[Path], str]) -> list[Job]:
+def plan_outputs(
+    inputs: Sequence[Input],
+    output: str | None,
+    *,
+    rename: Callable[[Path], str],
+    overwrite: bool = False,
+    besides: Sequence[Path] = (),
+) -> list[Job]:
     """Decides where each result goes; `rename` gives the file name of the result of a source, known by its path in its folder.
 
     Without `output` a result stands beside its source, and that of standard input goes to standard output, as with "-".
     `output` is a folder if it exists as one, ends with a slash, or several inputs or a folder were given; the tree
     below a folder that was walked is kept. Otherwise it is the result's file name. Files in a walked folder that are
     the results of others (of an earlier run, then) are left out, so that a run that broke off can be repeated.
+    `besides` are files that the run reads or writes, too.
 
-    Raises UsageError if two results would have the same name, or one that of an input, if `output` must be a folder
-    and is a file, or if nothing can be written there.
+    Raises UsageError if two results would have the same name, or one that of an input or of a file of `besides`, if `output` must
+    be a folder and is a file, or if nothing can be written there. With `overwrite` no file found in a folder is taken for a
+    result in an `output` within it: it might be a picture.
     """
+    if output == "":
+        raise UsageError("--output is empty: check the variable that it came from")
     if output == "-" and len(inputs) > 1:
         raise UsageError(f"{len(inputs)} results cannot all go to standard output: pass a folder as --output")
     folder = _output_folder(inputs, output)
@@ -221,13 +241,13 @@ def plan_outputs(inputs: Sequence[Input], output: str | None, *, rename: Callabl
         return place(output) if folder is None else folder / item.relative.parent / rename(item.relative)
 
     planned = [(item, target_of(item)) for item in inputs]
-    results = {_identity(target): item for item, target in planned if target is not None}
-    jobs = [
-        Job(item.path, target, STDIN if item.path is None else str(item.path))
-        for item, target in planned
-        if not (item.walked and item.path and results.get(_identity(item.path), item) is not item)
-    ]
-    _refuse_collisions(jobs)
+    results = {identity_of(target): item for item, target in planned if target is not None}
+    made = {item for item in inputs if item.walked and item.path and results.get(identity_of(item.path), item) is not item}
+    if overwrite and output is not None and made:
+        found = min(item.name for item in made)
+        raise UsageError(f"{found} was found in a folder and would be replaced: pass an --output outside of the folder")
+    jobs = [Job(item.path, target, item.name) for item, target in planned if item not in made]
+    _refuse_collisions(jobs, {identity_of(path) for path in besides})
     return jobs
 
 
@@ -248,27 +268,34 @@ def _refuse_web(target: Place) -> None:
         raise UsageError(f"{target} is an address on the web, where nothing can be written: pass another --output")
 
 
-def _identity(path: Place) -> Hashable:
+def identity_of(path: Place) -> Hashable:
     """The same for all names of a file, links resolved; unlike Path.resolve, it never raises for them."""
     return path.identity if isinstance(path, Remote) else os.path.realpath(path)
 
 
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    sources = {_identity(job.source): job for job in jobs if job.source is not None}
+def _refuse_collisions(jobs: Sequence[Job], besides: Collection[Hashable]) -> None:
+    sources = {identity_of(job.source): job for job in jobs if job.source is not None}
     taken: dict[Hashable, Job] = {}
     for job in jobs:
         if job.target is None:
             continue
         _refuse_web(job.target)
-        identity = _identity(job.target)
+        identity = identity_of(job.target)
         if identity in sources:
             raise UsageError(f"the result of {job.name} would replace the input {job.target}: pass another --output")
+        if identity in besides:
+            raise UsageError(f"{job.target} is used besides, and would be the result of {job.name}: pass another --output")
         if identity in taken:
             raise UsageError(
-                f"{taken[identity].name} and {job.name} would both be written to {job.target}: "
-                "pass a folder with --recursive, which keeps the tree, or run them one by one"
+                f"{taken[identity].name} and {job.name} would both be written to {job.target}: {_how_to_part(taken[identity], job)}"
             )
         taken[identity] = job
+
+
+def _how_to_part(one: Job, other: Job) -> str:
+    if isinstance(one.source, Path) and isinstance(other.source, Path) and one.source.parent == other.source.parent:
+        return "rename one of them"
+    return "pass a folder with --recursive, which keeps the tree, or run them one by one"
 
 
 # -------------------------------------------------------------------------------------------------- reading and writing

@@ -34,6 +34,7 @@ from aecli.tiling import map_tiles
 from aecli.weights import Weights
 
 MAX_PIXELS = 1_000_000_000
+DEFAULT_QUALITY = 50.0
 DIGEST_LENGTH = 16  # hexadecimal digits of the weights' SHA-256 that a file names
 TILE = 1024  # pixels
 HYPER_TILE = 256  # positions of y
@@ -86,28 +87,29 @@ def coder_for(weights: Weights, compute: Compute) -> Coder:
     raise UsageError(f"weights {weights.name} are for another task ({weights.card.task}): pass --weights photo-codec")
 
 
-def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target = 50.0) -> bytes:
+def encode_picture(picture: Picture, coder: Coder, *, quality: float | Target | None = None) -> bytes:
     """A picture → the bytes of its .npz. Arguments and errors are those of `encode_and_measure`."""
     return encode_and_measure(picture, coder, quality=quality)[0]
 
 
-def encode_and_measure(picture: Picture, coder: Coder, *, quality: float | Target = 50.0) -> tuple[bytes, Tensor | None]:
+def encode_and_measure(picture: Picture, coder: Coder, *, quality: float | Target | None = None) -> tuple[bytes, Tensor | None]:
     """A picture → the bytes of its .npz, and what `Prepared` calls errors.
 
     Args:
         picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are.
         coder: from `coder_for`.
-        quality: 0–100, what the codec spends, or a Target whose quality is searched. Feature autoencoders have one quality only.
+        quality: 0–100, what the codec spends (None is 50), or a Target whose quality is searched. Feature autoencoders have one
+            quality only, None.
 
     Raises:
-        UsageError: quality out of range, or a Target for a feature autoencoder. AecliError: a picture too small for a feature
+        UsageError: quality out of range, or one for a feature autoencoder. AecliError: a picture too small for a feature
         autoencoder, or a Target that no quality reaches.
     """
     return encode_together([picture], coder, quality=quality)[0]
 
 
 def encode_together(
-    pictures: Sequence[Picture], coder: Coder, *, quality: float | Target = 50.0
+    pictures: Sequence[Picture], coder: Coder, *, quality: float | Target | None = None
 ) -> list[tuple[bytes, Tensor | None]]:
     """What `encode_and_measure` gives for each of several pictures of one `Coder.small_size`, in less time."""
     check_options(coder, quality)
@@ -118,7 +120,7 @@ def encode_together(
     ]
 
 
-def _encode(picture: Picture, prepared: Prepared, coder: Coder, quality: float | Target) -> bytes:
+def _encode(picture: Picture, prepared: Prepared, coder: Coder, quality: float | Target | None) -> bytes:
     """The second half, for 8 bits."""
 
     def encode(quality: float) -> bytes:
@@ -126,7 +128,8 @@ def _encode(picture: Picture, prepared: Prepared, coder: Coder, quality: float |
         return write_container(*_with_metadata(picture, coder, fields, arrays))
 
     if not isinstance(quality, Target):
-        return encode(round(quality, 2))  # as the header has it: both gains must be of one quality
+        # As the header has it: both gains must be of one quality
+        return encode(round(DEFAULT_QUALITY if quality is None else quality, 2))
 
     def measure(data: bytes) -> float:
         if quality.kind == "psnr":
@@ -136,12 +139,15 @@ def _encode(picture: Picture, prepared: Prepared, coder: Coder, quality: float |
     return search(encode, measure, quality)
 
 
-def check_options(coder: Coder, quality: float | Target) -> None:
+def check_options(coder: Coder, quality: float | Target | None) -> None:
     """What `encode_picture` refuses whatever the picture. Raises UsageError."""
+    if quality is None:
+        return
+    if not isinstance(coder, StreamCoder):
+        name = coder.weights.name
+        raise UsageError(f"weights {name} have one quality only: leave --quality, --bpp, --psnr and --max-bytes out")
     if not isinstance(quality, Target):
         check_quality(quality)
-    elif not isinstance(coder, StreamCoder):
-        raise UsageError(f"weights {coder.weights.name} have one quality only: leave --bpp, --psnr and --max-bytes out")
 
 
 def _with_metadata(

@@ -447,7 +447,7 @@ def format_of(path: Place) -> str:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         suffix = f"the suffix {path.suffix}, which cannot be written" if path.suffix else "no suffix"
-        raise UsageError(f"{path} has {suffix}: choose .png, .jpg, .webp, .avif or .tif") from None
+        raise UsageError(f"{path} has {suffix}: choose one of {', '.join(FORMATS)}") from None
 
 
 def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "the picture") -> tuple[str, ...]:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aecli.errors import UsageError
+from aecli.errors import AecliError, UsageError
 from aecli.models import FeatureAutoencoder
 from aecli.models.dense import Sparse, squared_error
-from aecli.training.data import FeatureData, as_unit
+from aecli.training.data import FeatureData, as_unit, evenly
 
 Function = Callable[[Tensor], Tensor]
 
@@ -126,26 +126,29 @@ def compare(candidates: Sequence[Candidate], data: FeatureData) -> Comparison:
     """Measure trained autoencoders, and PCA, on the same test pictures.
 
     PCA is scikit-learn's, fitted on all training pictures. A code longer than PCA can have components (a sparse one may have
-    more units than there are pixels) stands beside PCA with as many as it can.
+    more units than there are pixels) stands beside PCA with as many as it can. Raises AecliError for an autoencoder whose codes
+    or pictures are not finite.
     """
     components = Components.fit(data, max(c.dim for c in candidates))
     linear = {dim: _Measured.of_pca(components, data, dim) for dim in sorted({components.nearest(c.dim) for c in candidates})}
     ordered = sorted(candidates, key=lambda c: c.dim)
-    found = [(c, _Measured.of_model(c.model.to("cpu").eval(), data)) for c in ordered]
+    found = [(c, _Measured.of_model(c.method, c.model.to("cpu").eval(), data)) for c in ordered]
     rows = [_row(c, measured, linear[components.nearest(c.dim)]) for c, measured in found]
     rates = [Rate(PCA_NAME, dim, *point) for dim, measured in linear.items() for point in measured.rates]
     rates += [Rate(c.method, c.dim, *point) for c, measured in found for point in measured.rates]
     shown = _one_of_each(data.test_labels, len(data.test))
-    maps = {PCA_NAME: linear[2].codes} if 2 in linear else {}
-    maps |= {c.method: measured.codes for c, measured in found if c.dim == 2}
+    drawn = evenly(len(data.test), MAP_POINTS)
+    maps = {c.method: measured.codes for c, measured in found if c.dim == 2}
+    if maps and 2 in linear:
+        maps = {PCA_NAME: linear[2].codes, **maps}
     return Comparison(
         data=data.name,
         rows=sorted(rows, key=lambda row: [c.method for c in candidates].index(row.method)),
         rates=rates,
         pca_errors=components.errors(data.test)[: math.ceil(max(row.numbers for row in rows))],
         samples=_samples(components, found, data.test[shown]),
-        maps={title: codes[:MAP_POINTS].numpy() for title, codes in maps.items()},
-        map_labels=None if data.test_labels is None else data.test_labels[:MAP_POINTS].numpy(),
+        maps={title: codes[drawn].numpy() for title, codes in maps.items()},
+        map_labels=None if data.test_labels is None else data.test_labels[drawn].numpy(),
         class_names=data.class_names,
     )
 
@@ -224,19 +227,22 @@ class _Measured:
     pixels: int
 
     @classmethod
-    def of_model(cls, model: FeatureAutoencoder, data: FeatureData) -> _Measured:
-        return cls._of(lambda x: model.encode(x).float(), lambda z: model.decode(z).float().flatten(1), data)
+    def of_model(cls, name: str, model: FeatureAutoencoder, data: FeatureData) -> _Measured:
+        return cls._of(name, lambda x: model.encode(x).float(), lambda z: model.decode(z).float().flatten(1), data)
 
     @classmethod
     def of_pca(cls, components: Components, data: FeatureData, dim: int) -> _Measured:
-        return cls._of(lambda x: components.encode(x, dim), components.decode, data)
+        return cls._of(PCA_NAME, lambda x: components.encode(x, dim), components.decode, data)
 
     @classmethod
-    def _of(cls, encode: Function, decode: Function, data: FeatureData) -> _Measured:
+    def _of(cls, name: str, encode: Function, decode: Function, data: FeatureData) -> _Measured:
         test = data.test.flatten(1)
         codes = _in_batches(encode, data.test)
         error = _mean_error(decode, codes, test)
-        rates = list(_rates(decode, codes[:RATE_PICTURES], test[:RATE_PICTURES]))
+        if not (codes.isfinite().all() and math.isfinite(error)):
+            raise AecliError(f"{name} gives numbers that are not finite: train it again")
+        some = evenly(len(test), RATE_PICTURES)
+        rates = list(_rates(decode, codes[some], test[some]))
         return cls(codes, error, _accuracy(encode, codes, data), rates, test.shape[1])
 
 
@@ -265,8 +271,9 @@ def _accuracy(encode: Function, test_codes: Tensor, data: FeatureData) -> float 
         return None
     from sklearn.neighbors import KNeighborsClassifier
 
-    codes = _in_batches(encode, as_unit(data.train[:NEIGHBOUR_FIT])).numpy()
-    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(codes))).fit(codes, data.train_labels[: len(codes)].numpy())
+    known = evenly(len(data.train), NEIGHBOUR_FIT)
+    codes = _in_batches(encode, as_unit(data.train[known])).numpy()
+    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(codes))).fit(codes, data.train_labels[known].numpy())
     return float(classifier.score(test_codes.numpy(), data.test_labels.numpy()))
 
 

@@ -59,14 +59,19 @@ def check_methods(methods: Sequence[str]) -> None:
         raise UsageError("--with umap needs a library that is not installed: pip install umap-learn, or leave umap out")
 
 
+def check_count(pictures: int) -> None:
+    """Raises AecliError for too few to draw a map of."""
+    if pictures < FEWEST:
+        raise AecliError(f"a map takes {FEWEST} pictures or more and this is {pictures}: add some")
+
+
 def map_with(model: FeatureAutoencoder, name: str, images: Tensor, methods: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     """Places (n, 2) of pictures (n, C, H, W) in 0–1 by title: by the autoencoder first, then by each of the methods, of pixels.
 
     Codes of more than two dimensions are reduced by PCA; a single one lies along a line. In float32 on the processor: on a
     map, bfloat16 would be seen as steps. Raises AecliError for fewer than two pictures, and for codes that are not finite.
     """
-    if len(images) < FEWEST:
-        raise AecliError(f"a map takes {FEWEST} pictures or more and this is {len(images)}: add some")
+    check_count(len(images))
     with torch.inference_mode():
         codes = torch.cat([model.encode(part).float().cpu() for part in torch.split(images, BATCH)]).numpy()
     if not np.isfinite(codes).all():

@@ -67,6 +67,8 @@ def place(name: str) -> Place:
 
 def _local_path(rest: str) -> Path:
     path = os.fsdecode(unquote_to_bytes(os.fsencode(re.sub("^localhost(?=/)", "", rest))))
+    if "\0" in path:
+        raise UsageError(f"{Remote('file', rest)} has a NUL in it, which no name has: check it")
     if not path.startswith("/"):
         raise UsageError(f"{Remote('file', rest)} names a machine and no folder of this one: write file:///folder/file")
     return Path(path.removeprefix("/") if os.name == "nt" else path)  # /C:/folder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
-from aecli.batch import Job
+from aecli.batch import Job, identity_of
 from aecli.errors import UsageError
 
 PAUSE = 0.5  # seconds between two looks
@@ -19,11 +19,12 @@ State = tuple[int, int]  # a file's size and time of its last change
 def arriving(plan: Callable[[], Sequence[Job]], complain: Callable[[str], None]) -> Iterator[Job]:
     """Yields the jobs that `plan` finds, look after look, without end, each when its source has been at rest for a second.
 
-    A source that changes later is a job again. What `plan` refuses (two files whose results would have one name) is told once
-    by `complain`, and nothing new is begun until it is settled.
+    A source that changes later is a job again; a result never is one, even when its source is gone. What `plan` refuses (two
+    files whose results would have one name) is told once by `complain`, and nothing new is begun until it is settled.
     """
     taken: dict[str, State] = {}
     seen: dict[str, tuple[State, float]] = {}
+    results: set[Hashable] = set()
     refused = ""
     while True:
         try:
@@ -35,7 +36,7 @@ def arriving(plan: Callable[[], Sequence[Job]], complain: Callable[[str], None])
         refused = trouble
         for job in jobs:
             state = _state(job)
-            if state is None or taken.get(job.name) == state:
+            if state is None or taken.get(job.name) == state or (job.source and identity_of(job.source) in results):
                 continue
             known, since = seen.get(job.name, (None, 0.0))
             if known != state:
@@ -43,6 +44,7 @@ def arriving(plan: Callable[[], Sequence[Job]], complain: Callable[[str], None])
             elif time.monotonic() - since >= AT_REST:
                 del seen[job.name]
                 taken[job.name] = state
+                results |= {identity_of(job.target)} if job.target else set()
                 yield job
         time.sleep(PAUSE)
 

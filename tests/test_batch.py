@@ -42,8 +42,8 @@ def denoised(path):
     return f"{path.stem}.denoised{path.suffix}"
 
 
-def plan(*arguments, output=None, rename=denoised, **options):
-    return plan_outputs(find(*arguments, **options), output, rename=rename)
+def plan(*arguments, output=None, rename=denoised, overwrite=False, besides=(), **options):
+    return plan_outputs(find(*arguments, **options), output, rename=rename, overwrite=overwrite, besides=besides)
 
 
 def targets(jobs):
@@ -155,6 +155,9 @@ def test_the_same_file_is_taken_once_by_whatever_way_it_is_named():
         ([], {"files_from": "-"}, "^nothing to read in the list -: "),
         (["empty"], {}, "^no file of a known kind in empty: pass --recursive"),
         (["empty"], {"recursive": True}, "^no file of a known kind in empty: check the folder"),
+        ([""], {}, "^one of the names is empty"),
+        (["a.png"], {"files_from": ""}, "^one of the names is empty"),
+        (["a.png"], {"null_separated": True}, "^--null .*: pass --files-from, too"),
         (["-", "-"], {}, "^standard input can be read only once"),
         (["-"], {"files_from": "-"}, "^standard input can be read only once"),
         ([], {"files_from": "no-list.txt"}, r"^the list no-list\.txt does not exist"),
@@ -204,6 +207,8 @@ def test_the_tree_is_kept_so_that_equal_names_do_not_collide():
 def test_two_results_of_one_name_are_refused_before_any_work():
     with pytest.raises(UsageError, match=r"^x.a\.png and y.a\.png would both be written to out.a\.denoised\.png: "):
         plan("x/a.png", "y/a.png", output="out")
+    with pytest.raises(UsageError, match=r"^x.a\.jpg and x.a\.png would both be written to out.a\.npz: rename one of them"):
+        plan("x/a.jpg", "x/a.png", output="out", rename=lambda path: f"{path.stem}.npz")
 
 
 def test_several_results_do_not_fit_into_a_file_or_standard_output():
@@ -228,6 +233,28 @@ def test_a_result_cannot_replace_an_input_through_a_link_or_another_job():
     for arguments, output in [(["a.png"], "a.png"), (["a.png"], "link.png"), (["a.png", "a.denoised.png"], None)]:
         with pytest.raises(UsageError, match="would replace the input"):
             plan(*arguments, output=output)
+
+
+def test_a_file_in_an_output_folder_that_is_walked_is_no_result_to_be_replaced():
+    make("in/a.png", "in/out/a.png")  # of an earlier run, or a picture of its own
+    again = {"output": "in/out", "recursive": True, "rename": lambda path: path.name}
+    assert [job.name for job in plan("in", **again)] == ["in/a.png"]
+    with pytest.raises(UsageError, match=r"^in/out/a\.png was found in a folder and would be replaced: pass an --output outside"):
+        plan("in", overwrite=True, **again)
+    make("in/a.denoised.png")
+    assert targets(plan("in", overwrite=True)) == ["in/a.denoised.png"]  # beside their sources, results have names of their own
+
+
+def test_no_result_replaces_a_file_that_is_used_besides():
+    make("a.png", "clean.png")
+    Path("link.png").symlink_to("clean.png")
+    with pytest.raises(UsageError, match=r"^link\.png is used besides, and would be the result of a\.png: pass another --output"):
+        plan("a.png", output="link.png", besides=[Path("clean.png")])
+
+
+def test_an_empty_output_is_not_the_present_folder():
+    with pytest.raises(UsageError, match=r"^--output is empty"):
+        plan("a.png", output="")
 
 
 def test_a_folder_can_be_done_again_without_doing_earlier_results():

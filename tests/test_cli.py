@@ -18,11 +18,11 @@ from aecli.weights import load_weights, shipped_weights
 
 @pytest.fixture
 def aecli(weights_folder, tmp_path, monkeypatch):
-    """Runs a command line in an empty folder; `{tiny-…}` stands for the weights of that name."""
+    """Runs a command line in an empty folder; `{tiny-…}` stands for the weights of that name, `{}` for an empty word."""
     monkeypatch.chdir(tmp_path)
 
     def run(line, stdin=None):
-        names = {path.stem: str(path) for path in weights_folder.glob("*.safetensors")}
+        names = {"": ""} | {path.stem: str(path) for path in weights_folder.glob("*.safetensors")}
         arguments = [names.get(word.strip("{}"), word) if word.startswith("{") else word for word in line.split()]
         return CliRunner().invoke(app, [*arguments], input=stdin, catch_exceptions=False)
 
@@ -104,10 +104,12 @@ def test_an_existing_result_is_not_overwritten_unless_asked(aecli, photo, tmp_pa
     assert (tmp_path / result).read_bytes() != b"precious"
 
 
-@pytest.mark.parametrize("command", ["denoise --weights {tiny-denoiser}", "encode --weights {tiny-codec}"])
-def test_a_folder_that_cannot_be_written(aecli, photo, tmp_path, command):
+@pytest.mark.parametrize(
+    ("command", "result"), [("denoise --weights {tiny-denoiser}", "out.png"), ("encode --weights {tiny-codec}", "out.npz")]
+)
+def test_a_folder_that_cannot_be_written(aecli, photo, tmp_path, command, result):
     (tmp_path / "file").write_text("")
-    assert_one_sentence(aecli(f"{command} photo.png -o file/out.png"), 1, "file")
+    assert_one_sentence(aecli(f"{command} photo.png -o file/{result}"), 1, "file")
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -318,7 +320,7 @@ def test_encode_refuses_two_sizes_and_says_what_can_be_had(aecli, photo):
     assert_one_sentence(
         aecli("encode photo.png --weights {tiny-dense} --bpp 1"),
         2,
-        "have one quality only: leave --bpp, --psnr and --max-bytes out",
+        "have one quality only: leave --quality, --bpp, --psnr and --max-bytes out",
     )
 
 
@@ -377,6 +379,75 @@ def test_files_made_with_other_weights_or_damaged(aecli, photo, tmp_path):
     assert not list(tmp_path.glob("*.decoded.png"))
 
 
+# ----------------------------------------------------------------------------------- what would be lost, or left unread
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("denoise noisy.png -o photo.png --reference photo.png --overwrite", ["photo.png is used besides"]),
+        ("denoise noisy.png -o w.safetensors --weights w.safetensors --overwrite", ["w.safetensors is used besides"]),
+        ("denoise noisy.png -o r.html --report r.html --overwrite", ["r.html is used besides"]),
+        ("denoise page.html -o out.png --report page.html --overwrite", ["--report page.html is an input"]),
+        ("denoise noisy.png -o out.png --report folder.html --overwrite", ["folder.html is a folder"]),
+        ("denoise noisy.png -o out.gif", ["the suffix .gif, which cannot be written"]),
+        ("encode noisy.png -o photo.png --overwrite", ["photo.png is no name for a compressed picture", ".npz"]),
+        ("decode photo.npz -o out.gif", ["the suffix .gif, which cannot be written"]),
+        ("anomalies noisy.png -o noisy.png --overwrite", ["--output noisy.png is an input"]),
+        ("denoise noisy.png -o out.png --reference nowhere.png", ["--reference: nowhere.png does not exist"]),
+        ("denoise noisy.png -o", ["--output is empty"]),
+        ("encode", ["one of the names is empty"]),
+        ("denoise file:///a%00b.png -o out.png", ["has a NUL in it"]),
+        ("decode photo.npz --info -o out.png", ["--info writes nothing"]),
+        ("decode photo.npz --info --engine ray", ["--info writes nothing"]),
+    ],
+)
+def test_files_in_use_and_impossible_names_are_refused_before_any_work(aecli, photo, tmp_path, line, words):
+    for name in ("noisy.png", "page.html"):
+        photo.with_name(name).write_bytes(photo.read_bytes())
+    for name in ("photo.npz", "w.safetensors", "r.html"):
+        (tmp_path / name).write_text("precious")
+    (tmp_path / "folder.html").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    line = f"{line} {{}}" if line.endswith(("-o", "encode")) else line
+    assert_one_sentence(aecli(line), 2, *words)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_what_is_left_out_as_an_earlier_result_is_counted(aecli, photo, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "photo.png").write_bytes(photo.read_bytes())
+    done = aecli("denoise . -r -o out --skip-existing --weights {tiny-denoiser}")
+    assert done.exit_code == 0
+    assert "left out, as results of an earlier run: 1 of the files found" in done.stderr
+
+
+def test_info_tells_of_every_file_and_takes_standard_input(aecli, photo, tmp_path):
+    aecli("encode photo.png --weights {tiny-codec}")
+    (tmp_path / "bad.npz").write_text("bad")
+    done = aecli("decode --info --json bad.npz photo.npz")
+    assert done.exit_code == 1
+    failed, told = map(json.loads, done.stdout.splitlines())
+    assert (failed["input"], failed["status"]) == ("bad.npz", "failed")
+    assert failed["message"].startswith("bad.npz is damaged")
+    assert (told["input"], told["status"], told["width"]) == ("photo.npz", "done", 64)
+    piped = aecli("decode - --info --json", stdin=(tmp_path / "photo.npz").read_bytes())
+    assert json.loads(piped.stdout) == {**told, "input": "standard input"}
+
+
+def test_a_picture_too_small_to_be_judged_is_not_taken_for_a_familiar_one(aecli, photo):
+    done = aecli("encode photo.png --fail-on-anomaly --json")
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert told["unlike_training_data"] is None
+    assert told["notes"] == ["too small to be compared with what photo-codec was trained on"]
+    assert_one_sentence(aecli("encode photo.png --overwrite --fail-on-anomaly -w {tiny-dense}"), 2, "cannot tell what is unlike")
+
+
+def test_weights_of_one_quality_take_no_other(aecli, photo):
+    assert_one_sentence(aecli("encode photo.png --weights {tiny-dense} -q 90"), 2, "have one quality only: leave --quality")
+
+
 # ----------------------------------------------------------------------------------------------------- train, compare-pca
 
 
@@ -410,6 +481,15 @@ def test_train_with_noise_makes_a_denoiser(aecli, tmp_path):
         ("--arch dense --data nowhere", ["nowhere"]),
         ("--arch conv --data fashion-mnist --data-root nowhere", ["--data-root", "--download"]),
         ("--arch denoiser --data . --latent-dim 4", ["--latent-dim"]),
+        ("--arch dense --steps 1 -o w.png", ["w.png", ".safetensors"]),
+        ("--arch dense --steps 1 --lr 0", ["positive"]),
+        ("--arch dense --steps 1 --lr 1e38", ["at most 1,000"]),
+        ("--arch dense --epochs 0", ["positive"]),
+        ("--arch dense --epochs=-3", ["positive"]),
+        ("--arch dense --steps 1 --valid .", ["--valid is of use with a folder of pictures, and mnist is none"]),
+        ("--arch dense --steps 1 --patch-size 8", ["--patch-size is of use with a folder"]),
+        ("--arch dense --steps 1 --data . --data-root .", ["--data-root is of use with a data set, and . is none"]),
+        ("--arch dense --steps 1 --data . --resize 8 --patch-size 8", ["--resize whole ones: give one"]),
     ],
 )
 def test_train_refuses_what_does_not_go_together(aecli, tmp_path, options, words):
@@ -417,10 +497,11 @@ def test_train_refuses_what_does_not_go_together(aecli, tmp_path, options, words
     assert not list(tmp_path.iterdir())
 
 
-def test_train_does_not_overwrite(aecli, tmp_path):
-    (tmp_path / "w.safetensors").write_text("precious")
-    assert_one_sentence(aecli("train --arch dense --steps 1 -o w.safetensors"), 2, "--overwrite")
-    assert (tmp_path / "w.safetensors").read_text() == "precious"
+@pytest.mark.parametrize("name", ["w.safetensors", "w.png"])
+def test_train_does_not_overwrite(aecli, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    assert_one_sentence(aecli("train --arch dense --steps 1 -o w.safetensors"), 2, name, "--overwrite")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
 
 
 def test_train_says_before_it_trains_that_it_cannot_write(aecli, tmp_path):
@@ -452,6 +533,19 @@ def test_compare_pca_refuses_impossible_dims(aecli, dims):
 
 def test_compare_pca_refuses_weights_for_other_pictures(aecli):
     assert_one_sentence(aecli("compare-pca --weights {tiny-dense}"), 2, "1×28×28")
+
+
+@pytest.mark.parametrize("name", ["compare-pca-dense-4.safetensors", "compare-pca.csv"])
+def test_compare_pca_looks_for_all_its_results_before_it_trains(aecli, tmp_path, name):
+    (tmp_path / name).mkdir()
+    line = "compare-pca --arch dense --dims 2,4 --epochs 0.01 --overwrite"
+    assert_one_sentence(aecli(line), 2, f"{name} is a folder: pass another --output")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("option", ["--arch conv", "--dims 2", "--minutes 1", "--epochs 1"])
+def test_compare_pca_does_not_train_what_is_trained(aecli, option):
+    assert_one_sentence(aecli(f"compare-pca --weights mnist-2d {option}"), 2, "trained already: leave out --arch, --dims")
 
 
 # ---------------------------------------------------------------------------------------------------------------- models

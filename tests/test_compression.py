@@ -270,7 +270,7 @@ def test_weights_that_do_not_compress_are_refused(denoiser_weights, compute):
 
 def test_numpy_reads_the_files(codec, dense, small_photograph, tmp_path):
     for coder, layout in ((codec, "stream"), (dense, "array")):
-        (tmp_path / "a.npz").write_bytes(encode_picture(small_photograph, coder, quality=60))
+        (tmp_path / "a.npz").write_bytes(encode_picture(small_photograph, coder))
         with np.load(tmp_path / "a.npz", allow_pickle=False) as loaded:
             header = json.loads(loaded["header"])
             assert header["layout"] == layout

@@ -510,7 +510,7 @@ def test_a_size_that_a_format_cannot_hold_is_a_sentence():
 def test_formats_go_by_suffix(tmp_path):
     assert format_of(Path("a/b.PNG")) == "PNG"
     assert format_of(Path("b.jpeg")) == "JPEG"
-    with pytest.raises(UsageError, match=r"^out\.xyz has the suffix \.xyz, which cannot be written: choose \.png, "):
+    with pytest.raises(UsageError, match=r"^out\.xyz has the suffix \.xyz, which cannot be written: choose one of \.png, "):
         format_of(Path("out.xyz"))
     with pytest.raises(UsageError, match=r"^out has no suffix: choose"):
         format_of(Path("out"))

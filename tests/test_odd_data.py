@@ -110,7 +110,8 @@ def test_folders_with_nothing_to_learn_from(aecli, tmp_path: Path, command: str)
     folder(tmp_path / "none")
     assert aecli(line.format("none")).stderr.startswith("aecli: no file of a known kind in none: check the folder")
     folder(tmp_path / "one", a=(40, 40))
-    assert aecli(f"{line.format('one')} --resize 8").stderr.startswith("aecli: one, pictures of 8×8 holds 1 picture: ")
+    refusal = "a map takes 2 pictures or more" if command == "project" else "one, pictures of 8×8 holds 1 picture: "
+    assert aecli(f"{line.format('one')} --resize 8").stderr.startswith(f"aecli: {refusal}")
     folder(tmp_path / "small", a=(6, 6), b=(7, 9))
     assert "as large as a patch of 32×32: pass a smaller --patch-size" in aecli(f"{line.format('small')} --patch-size 32").stderr
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_dense
+from conftest import saved, tiny_dense
 from typer.testing import CliRunner
 
 from aecli import pca
 from aecli.cli import app
+from aecli.errors import AecliError
 from aecli.models.dense import Sparse, SparseConfig
 from aecli.pca import Candidate, Comparison, Components, check_dims, compare, table_of
 from aecli.plots import comparison_figure
@@ -147,6 +148,44 @@ def test_the_command_writes_the_formats_asked_for_and_all_numbers(
     with Path("out/c.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert {line["method"] for line in lines} == {"PCA", "dense", "vae"}
+
+
+def test_neighbours_are_looked_for_in_all_classes_of_sorted_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pca, "NEIGHBOUR_FIT", 100)
+    mixed = data_of(400, classes=3)
+    images, labels = torch.cat([mixed.train[:], mixed.test]), torch.cat([mixed.train_labels, mixed.test_labels])
+    order = labels.argsort(stable=True)
+    ordered = split_features(Collection("sorted", images[order], labels[order], ("a", "b", "c")), seed=0)
+    row = compare([Candidate("dense", tiny_dense(latent_dim=2, activation="linear"))], ordered).rows[0]
+    assert row.pca_accuracy > 0.95
+
+
+def test_an_autoencoder_that_gives_no_numbers_is_a_sentence() -> None:
+    broken = tiny_dense(latent_dim=2)
+    broken.encoder.bias.fill_(math.nan)
+    with pytest.raises(AecliError, match=r"^broken gives numbers that are not finite: train it again$"):
+        compare([Candidate("broken", broken)], data_of())
+
+
+def test_a_code_longer_than_two_values_stands_beside_pca_without_a_map() -> None:
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.random((60, 1, 1, 2), dtype=np.float32))
+    data = split_features(Collection("pairs", images, torch.arange(60) % 2, ("a", "b")), seed=0)
+    longer = tiny_dense(height=1, width=2, latent_dim=5)
+    found = compare([Candidate("dense", longer)], data)
+    assert not found.maps
+    comparison_figure(found)
+
+
+def test_weights_of_one_name_are_called_by_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", data_of().train[:60].numpy())
+    for number, name in enumerate(("A/m", "B/m", "PCA")):
+        Path(name).parent.mkdir(exist_ok=True)
+        saved(Path(f"{name}.safetensors"), tiny_dense(number), "dense")
+    weights = [word for name in ("A/m", "B/m", "PCA", "A/m") for word in ("-w", f"{name}.safetensors")]
+    done = CliRunner().invoke(app, ["compare-pca", "--data", "x.npy", *weights, "--json", "--quiet"], catch_exceptions=False)
+    assert [row["method"] for row in json.loads(done.stdout)["rows"]] == ["A/m.safetensors", "B/m.safetensors", "PCA.safetensors"]
 
 
 def test_a_format_that_is_not_known_is_a_sentence() -> None:

@@ -75,6 +75,14 @@ def test_wrong_usage_and_failure_have_their_exit_status(tmp_path):
     assert missing.stderr.decode().count("\n") == 1 and missing.stdout == b""
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_streams_that_a_daemon_has_closed_are_no_trouble(tmp_path, closed):
+    shutil.copy(DATA / "photo.png", tmp_path)
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, "denoise", "photo.png"], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert pixels_of(tmp_path / "photo.denoised.png").shape == (512, 512, 3)
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     command = [*PROGRAM, "train", "--arch", "dense", "--epochs", "100", "--threads", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -59,7 +59,7 @@ def test_what_cannot_be_had_is_refused_with_what_can(coder, small_photograph, ta
 
 
 def test_a_target_needs_weights_with_more_than_one_quality(dense_weights, compute, small_photograph):
-    with pytest.raises(UsageError, match="have one quality only: leave --bpp, --psnr and --max-bytes out"):
+    with pytest.raises(UsageError, match="have one quality only: leave --quality, --bpp, --psnr and --max-bytes out"):
         encode_picture(small_photograph, coder_for(dense_weights, compute), quality=Target("bpp", 0.7))
 
 

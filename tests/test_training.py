@@ -613,7 +613,7 @@ def test_a_sparse_denoising_autoencoder_does_not_fit_its_code_to_the_noise(compu
 
 REFUSED = {
     "arch": ({"arch": "dens"}, "--arch dens is not known: give one of dense"),
-    "exists": ({"output": "here"}, "here exists: pass --overwrite or another --output"),
+    "exists": ({"output": "here.safetensors"}, "here.safetensors exists: pass --overwrite or another --output"),
     "noise": ({"arch": "codec", "noise": Noise(0.5)}, "--noise is for the small architectures"),
     "latent-dim": ({"arch": "denoiser", "latent_dim": 5}, "--latent-dim is for the small architectures"),
     "sparsity": ({"sparsity": "l1:1"}, "--sparsity goes with --arch sparse only"),
@@ -636,7 +636,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_requests_that_cannot_be_met_are_refused(compute, photo_folder, tmp_path, kind):
-    (tmp_path / "here").touch()
+    (tmp_path / "here.safetensors").touch()
     (tmp_path / "small").mkdir()
     Image.new("RGB", (60, 200)).save(tmp_path / "small" / "a.png")
     saved(tmp_path / "start.safetensors", tiny_dense(), "dense")

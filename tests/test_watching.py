@@ -70,6 +70,19 @@ def test_a_file_that_changes_or_comes_back_is_taken_again_and_an_empty_one_never
     assert looks[0] >= first + 1
 
 
+def test_a_result_is_no_new_file_even_when_its_source_is_gone(tmp_path: Path, looks: list[float]) -> None:
+    source, result, other = (tmp_path / name for name in ("a.png", "a.denoised.png", "b.png"))
+    source.write_bytes(b"noisy")
+    present = [Job(source, result, str(source))]
+    jobs: Iterator[Job] = arriving(lambda: present, print)
+    assert next(jobs).source == source
+    result.write_bytes(b"clean")
+    source.unlink()
+    other.write_bytes(b"another")
+    present[:] = [Job(result, tmp_path / "a.denoised.denoised.png", str(result)), job(other)]
+    assert next(jobs).source == other
+
+
 def test_what_cannot_be_planned_is_told_once_and_goes_on_when_it_is_settled(tmp_path: Path, looks: list[float]) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -54,8 +55,16 @@ app.command()(grouped(traverse.traverse))
 app.add_typer(models.app, name="models")
 
 
+def _open_closed_streams() -> None:
+    """A daemon may have closed them: the next file to be opened would get their numbers, and what is printed would go there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+
+
 def main() -> None:
     """The program."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files need not be text
     app()

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aecli.batch import STDIN, Job, read_bytes
+from aecli.batch import Job, identity_of, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Inputs, Printing, Running
+from aecli.errors import UsageError
 from aecli.images import SUFFIXES, Picture, read_picture
 from aecli.pipeline import Work
 
@@ -50,6 +51,8 @@ def anomalies(
     report.configure(printing)
     found = report.find(inputs, SUFFIXES)
     report.check_figure(output, overwrite)
+    if identity_of(output) in {identity_of(item.path) for item in found if item.path}:
+        raise UsageError(f"--output {output} is an input: pass another name")
 
     from aecli.anomalies import check_weights, judge
     from aecli.weights import load_weights
@@ -67,7 +70,7 @@ def anomalies(
         verdicts.append((job.name, verdict))
 
     work = Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, lambda job, _, stream: {})
-    failed = report.count_failures([Job(item.path, None, str(item.path or STDIN)) for item in found], work)
+    failed = report.count_failures([Job(item.path, None, item.name) for item in found], work)
     ranked = sorted(verdicts, key=lambda named: named[1].rank, reverse=True)
     if ranked:
         _draw(ranked, [evidence for _, _, evidence in sorted(worst, reverse=True)], loaded.name, output, overwrite)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aecli.cli import report
-from aecli.cli.options import FIGURES, Printing, Running
+from aecli.cli.options import FIGURES, MOST_SEED, Printing, Running
 from aecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SMALL = ("dense", "deep", "sparse", "conv", "vae")
 NUMBERS = ("csv", "json")
+DIMS = "2,8,16,32"
 
 
 def compare_pca(
@@ -35,14 +36,16 @@ def compare_pca(
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.")] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Take whole pictures of a folder, reduced to this side.")] = None,
-    arch: Annotated[str, typer.Option(help=f"What is trained, with commas: {', '.join(SMALL)}.")] = "deep",
-    dims: Annotated[str, typer.Option(help="Latent sizes, with commas.")] = "2,8,16,32",
+    arch: Annotated[
+        str | None, typer.Option(help=f"What is trained, with commas: {', '.join(SMALL)}; deep if nothing is given.")
+    ] = None,
+    dims: Annotated[str | None, typer.Option(help=f"Latent sizes, with commas; {DIMS} if nothing is given.")] = None,
     weights: Annotated[
         list[str] | None, typer.Option("--weights", "-w", help="Take trained weights instead; may be given several times.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Training time of each autoencoder.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data of each; 3 if nothing is given.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED)] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The figure's name; trained weights and all numbers (.csv, .json) go beside it.")
     ] = Path("compare-pca.png"),
@@ -65,7 +68,11 @@ def compare_pca(
     """
     report.configure(printing)
     results = _results(output, format, overwrite)
-    archs = _parse_archs(arch)
+    if weights and any(option is not None for option in (arch, dims, minutes, epochs)):
+        raise UsageError("--weights are trained already: leave out --arch, --dims, --minutes and --epochs")
+    if minutes is not None and epochs is not None:
+        raise UsageError("give one of --minutes and --epochs")
+    archs = _parse_archs("deep" if arch is None else arch)
 
     from aecli.pca import Candidate, check_dims, compare
     from aecli.training import Request, feature_data
@@ -89,9 +96,12 @@ def compare_pca(
     if weights:
         candidates = _load_all(weights, feature)
     else:
-        sizes = _parse_dims(dims)
+        sizes = _parse_dims(DIMS if dims is None else dims)
         check_dims(sizes, feature)
-        candidates = [Candidate(name, _train_one(request, name, dim)) for name in archs for dim in sizes]
+        trained = {(name, dim): _weights_beside(output, name, dim) for name in archs for dim in sizes}
+        for path in trained.values():  # all before the first one trains for an hour
+            report.refuse_existing(path, overwrite)
+        candidates = [Candidate(name, _train_one(request, name, dim, path)) for (name, dim), path in trained.items()]
     comparison = compare(candidates, feature)
     _write(comparison, results, overwrite)
     _print(comparison, results)
@@ -103,14 +113,25 @@ def _results(output: Path, format: str, overwrite: bool) -> dict[str, Path]:
     unknown = [f for f in formats if f not in FIGURES]
     if unknown:
         raise UsageError(f"--format {format} is not known: give some of {', '.join(FIGURES)}, with commas")
-    base = output.with_suffix("") if output.suffix[1:] in FIGURES else output
-    if output.suffix[1:] in FIGURES and output.suffix[1:] not in formats:
-        formats = [output.suffix[1:], *formats]
-    results = {kind: base.with_name(f"{base.name}.{kind}") for kind in (*formats, *NUMBERS)}
-    there = [path for path in results.values() if path.exists()]
-    if there and not overwrite:
-        raise UsageError(f"{there[0]} exists: pass --overwrite or another --output")
+    if _is_figure(output) and output.suffix[1:].lower() not in formats:
+        formats = [output.suffix[1:].lower(), *formats]
+    results = {kind: _beside(output, f".{kind}") for kind in (*formats, *NUMBERS)}
+    for path in results.values():
+        report.refuse_existing(path, overwrite)
     return results
+
+
+def _is_figure(output: Path) -> bool:
+    return output.suffix[1:].lower() in FIGURES
+
+
+def _beside(output: Path, ending: str) -> Path:
+    """A result of the output's name, without a figure's suffix, and this ending."""
+    return output.with_name((output.stem if _is_figure(output) else output.name) + ending)
+
+
+def _weights_beside(output: Path, arch: str, dim: int) -> Path:
+    return _beside(output, f"-{arch}-{dim}.safetensors")
 
 
 def _parse_archs(text: str) -> list[str]:
@@ -129,13 +150,16 @@ def _parse_dims(text: str) -> list[int]:
 
 
 def _load_all(names: list[str], data: FeatureData) -> list[Candidate]:
-    """Trained weights, called by their architecture where that tells them apart at each size, else by their names."""
-    from aecli.pca import Candidate
+    """Trained weights, called by their architecture where that tells them apart at each size, else by their names, or paths."""
+    from aecli.pca import PCA_NAME, Candidate
 
+    names = list(dict.fromkeys(names))
     loaded = [load_for(name, data.shape, data.name) for name in names]
-    archs = [(arch, model.config.latent_dim) for arch, _, model in loaded]
-    alike = len(set(archs)) == len(archs)
-    return [Candidate(arch if alike else name, model) for arch, name, model in loaded]
+    archs, called = [arch for arch, _, _ in loaded], [name for _, name, _ in loaded]
+    sized = {(arch, model.config.latent_dim) for arch, _, model in loaded}
+    clear = len(set(called)) == len(called) and PCA_NAME not in called
+    titles = archs if len(sized) == len(loaded) else called if clear else names
+    return [Candidate(title, model) for title, (_, _, model) in zip(titles, loaded, strict=True)]
 
 
 def load_for(name: str, shape: tuple[int, int, int], data: str) -> tuple[str, str, FeatureAutoencoder]:
@@ -153,8 +177,7 @@ def load_for(name: str, shape: tuple[int, int, int], data: str) -> tuple[str, st
     return loaded.card.arch, loaded.name, loaded.model
 
 
-def _train_one(request: Request, arch: str, dim: int) -> FeatureAutoencoder:
-    path = request.output.with_name(f"{request.output.stem}-{arch}-{dim}.safetensors")
+def _train_one(request: Request, arch: str, dim: int, path: Path) -> FeatureAutoencoder:
     report.say(f"training {arch} with {dim} dimension{'s' * (dim > 1)} → {path}")
     return train_and_load(dataclasses.replace(request, arch=arch, latent_dim=dim, output=path))
 
@@ -177,6 +200,7 @@ def _write(comparison: Comparison, results: dict[str, Path], overwrite: bool) ->
     from aecli.pca import table_of
     from aecli.plots import comparison_figure
 
+    numbers = json.dumps(_numbers(comparison), indent=1, allow_nan=False) + "\n"
     lines = table_of(comparison)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(lines[0]))
@@ -188,7 +212,7 @@ def _write(comparison: Comparison, results: dict[str, Path], overwrite: bool) ->
             if kind == "csv":
                 stream.write(text.getvalue().encode())
             elif kind == "json":
-                stream.write((json.dumps(_numbers(comparison), indent=1, allow_nan=False) + "\n").encode())
+                stream.write(numbers.encode())
             else:
                 figure.savefig(stream, format=kind)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from aecli.batch import Job, read_bytes
+from aecli.batch import Input, Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import AecliError, UsageError
@@ -44,13 +44,14 @@ def decode(
     aecli decode small/ -o back/ --recursive
     """
     report.configure(printing)
-    rename = "{}.png" if files.output else "{}.decoded.png"
-    jobs = report.plan(files, SUFFIXES, lambda path: rename.format(path.stem))
     if info:
-        if not isinstance(jobs, list):
-            raise UsageError("--info and --watch do not go together: leave one out")
-        _tell(jobs)
+        reading = Files(files.inputs, files.recursive, files.files_from, files.null)
+        if files != reading or weights is not None or running.engine != "local" or running.address is not None:
+            raise UsageError("--info writes nothing and decodes nothing: leave out all options but those of what is read")
+        _tell(report.find(files, SUFFIXES))
         return
+    rename = "{}.png" if files.output is not None else "{}.decoded.png"
+    jobs = report.plan(files, SUFFIXES, lambda path: rename.format(path.stem), format_of, [weights])
 
     make_work = partial(_work, weights, running, previews=files.report is not None)
     report.run_batch(jobs, make_work, files, running, _describe)
@@ -96,15 +97,17 @@ def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[tuple
     return Work(read, lambda job, given: process([given], job.name)[0], write, several)
 
 
-def _tell(jobs: list[Job]) -> None:
+def _tell(inputs: list[Input]) -> None:
     from aecli.compression import describe
 
     failed = False
-    for job in jobs:
+    for job in (Job(item.path, None, item.name) for item in inputs):
         try:
             found = describe(read_bytes(job, sys.stdin.buffer), job.name)
         except AecliError as error:
             report.complain(str(error))
+            if report.as_json():
+                report.answer("", {"input": job.name, "status": "failed", "message": str(error)})
             failed = True
             continue
         quality = "" if found.quality is None else f", quality {found.quality:g}"
@@ -112,7 +115,7 @@ def _tell(jobs: list[Job]) -> None:
             f"{job.name}: {found.width}×{found.height} {found.mode}, {found.bits_per_pixel:.3f} bits a pixel{quality}, "
             f"{found.layout} of {found.weights} {found.digest}"
         )
-        report.answer(text, {"input": job.name, **dataclasses.asdict(found)})
+        report.answer(text, {"input": job.name, "status": "done", **dataclasses.asdict(found)})
     if failed:
         raise typer.Exit(report.ExitStatus.FAILED)
 

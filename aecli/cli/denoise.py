@@ -13,6 +13,7 @@ import typer
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
+from aecli.errors import AecliError, UsageError
 from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
 from aecli.pages import preview
 from aecli.pipeline import Several, Work
@@ -51,7 +52,7 @@ def denoise(
     """
     report.configure(printing)
     refuse_url(reference or "", "--reference")
-    jobs = report.plan(files, SUFFIXES, _in_folder if files.output else _beside)
+    jobs = report.plan(files, SUFFIXES, _beside if files.output is None else _in_folder, format_of, [reference, weights])
 
     make_work = partial(_work, weights, sigma, strength, reference, running, previews=files.report is not None)
     report.run_batch(jobs, make_work, files, running, _describe)
@@ -68,7 +69,7 @@ def _work(
     compute = running.compute()
     loaded = load_weights(weights, compute.device)
     check_options(loaded, sigma, strength)
-    clean = read_picture(reference) if reference else None
+    clean = _read_reference(reference) if reference else None
 
     tile = TileSide(TILE)
 
@@ -101,6 +102,13 @@ def _work(
 
     several = Several(lambda picture: small_size(picture, loaded), process_small)
     return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several)
+
+
+def _read_reference(path: Path) -> Picture:
+    try:
+        return read_picture(path)
+    except AecliError as error:
+        raise UsageError(f"--reference: {error}") from error
 
 
 def _beside(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -19,6 +19,7 @@ from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
 from aecli.pages import preview
 from aecli.pipeline import Several, Work
 from aecli.quality import Target
+from aecli.storage import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,9 +41,12 @@ def encode(
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: a codec or a feature autoencoder.")
     ] = "photo-codec",
-    score: Annotated[bool, typer.Option("--score", help="Decode again; print PSNR and MS-SSIM.")] = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="Decode again; print PSNR and, of pictures that are large enough, MS-SSIM.")
+    ] = False,
     fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit status 3 if a picture is unlike what the weights were trained on.")
+        bool,
+        typer.Option("--fail-on-anomaly", help="Exit status 3 if a picture encoded is unlike what the weights were trained on."),
     ] = False,
     running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
@@ -60,31 +64,49 @@ def encode(
     aecli encode digit.png --weights mnist-conv
     """
     report.configure(printing)
-    jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz")
+    jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz", _check_name, [weights])
 
     wanted = _wanted(quality, bpp, psnr, max_bytes)
-    make_work = partial(_work, weights, wanted, running, strip=strip, score=score, previews=files.report is not None)
+    asked = _Asked(strip=strip, score=score, previews=files.report is not None, judgement=fail_on_anomaly)
+    make_work = partial(_work, weights, wanted, running, asked)
     tally = report.run_batch(jobs, make_work, files, running, _describe)
     if tally.unlike and fail_on_anomaly:
         raise typer.Exit(report.ExitStatus.ANOMALY)
 
 
+def _check_name(target: Place) -> None:
+    if target.suffix.lower() != ".npz":
+        raise UsageError(f"{target} is no name for a compressed picture: give one in .npz, or a folder")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is wanted besides the file."""
+
+    strip: bool
+    score: bool
+    previews: bool
+    judgement: bool
+
+
 def _work(
-    weights: str, wanted: float | Target, running: Engine, *, strip: bool, score: bool, previews: bool
+    weights: str, wanted: float | Target | None, running: Engine, asked: _Asked
 ) -> Work[tuple[Picture, int], tuple[bytes, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
-    from aecli.anomalies import can_judge, is_unlike
+    from aecli.anomalies import can_judge, check_weights, is_unlike
     from aecli.compression import check_options, coder_for, decode_picture, describe, encode_together
     from aecli.weights import load_weights
 
     compute = running.compute()
     coder = coder_for(load_weights(weights, compute.device), compute)
     check_options(coder, wanted)
+    if asked.judgement:
+        check_weights(coder.weights)
 
     def read(job: Job) -> tuple[Picture, int]:
         source = read_bytes(job, sys.stdin.buffer)
         picture = read_picture(source, job.name)
-        return replace(picture, icc=None, exif=None, dpi=None) if strip else picture, len(source)
+        return replace(picture, icc=None, exif=None, dpi=None) if asked.strip else picture, len(source)
 
     def process(given: Sequence[tuple[Picture, int]]) -> list[tuple[bytes, dict[str, object]]]:
         encoded = encode_together([picture for picture, _ in given], coder, quality=wanted)
@@ -100,21 +122,23 @@ def _work(
         }
         if isinstance(wanted, Target):
             info["quality"] = describe(data, "the result").quality
-        if score or previews:
+        if asked.score or asked.previews:
             decoded = decode_picture(data, "the result", lambda _: coder)
-        if score:
+        if asked.score:
             from aecli.scores import scores
 
             info |= scores(decoded, with_8_bits(picture), multi_scale=True)
-        if previews:
+        if asked.previews:
             info["preview"] = (preview(picture), preview(decoded))
         notes = [*picture.notes]
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")
-        if can_judge(picture, coder.weights):
-            info["unlike_training_data"] = is_unlike(picture, coder.weights, compute, errors)
-            if info["unlike_training_data"]:
-                notes.append(f"unlike what {coder.weights.name} was trained on")
+        judged = can_judge(picture, coder.weights)
+        info["unlike_training_data"] = is_unlike(picture, coder.weights, compute, errors) if judged else None
+        if info["unlike_training_data"]:
+            notes.append(f"unlike what {coder.weights.name} was trained on")
+        if asked.judgement and not judged:
+            notes.append(f"too small to be compared with what {coder.weights.name} was trained on")
         return data, info | {"notes": notes}
 
     def write(job: Job, result: tuple[bytes, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
@@ -126,8 +150,8 @@ def _work(
     return Work(read, lambda job, given: process([given])[0], write, several)
 
 
-def _wanted(quality: float | None, bpp: float | None, psnr: float | None, max_bytes: str | None) -> float | Target:
-    """The one thing that the command line asks for."""
+def _wanted(quality: float | None, bpp: float | None, psnr: float | None, max_bytes: str | None) -> float | Target | None:
+    """The one thing that the command line asks for, if any."""
     if sum(value is not None for value in (quality, bpp, psnr, max_bytes)) > 1:
         raise UsageError("give one of --quality, --bpp, --psnr and --max-bytes")
     if bpp is not None:
@@ -136,7 +160,7 @@ def _wanted(quality: float | None, bpp: float | None, psnr: float | None, max_by
         return Target("psnr", psnr)
     if max_bytes is not None:
         return Target("bytes", _number_of_bytes(max_bytes))
-    return 50.0 if quality is None else quality
+    return quality
 
 
 def _number_of_bytes(text: str) -> float:

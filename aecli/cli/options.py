@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aecli.device import Compute
 
 FIGURES = ("png", "svg", "pdf")  # formats that plots are drawn in
+MOST_SEED = 2**32 - 1  # of what NumPy and scikit-learn take
 FILES, RUNNING, PRINTING = "Files", "Where and how it runs", "What is printed"
 
 

@@ -11,7 +11,7 @@ import typer
 
 from aecli.cli import report
 from aecli.cli.compare_pca import load_for, train_and_load
-from aecli.cli.options import Printing, Running
+from aecli.cli.options import MOST_SEED, Printing, Running
 from aecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def project(
         str, typer.Option("--with", metavar="METHODS", help="Maps beside it, with commas: pca, umap (if installed), tsne (slow).")
     ] = "",
     points: Annotated[int, typer.Option(min=2, help="Pictures at most, evenly chosen.")] = 5000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED)] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The figure's name; the page (.html) and trained weights go beside it.")
     ] = Path("map.png"),
@@ -72,8 +72,8 @@ def project(
     training, is_folder = minutes is not None or epochs is not None, Path(data).is_dir()
     if weights is not None and training:
         raise UsageError("--weights are trained already: leave out --minutes and --epochs")
-    if (patch_size or resize) and (not is_folder or (patch_size and resize)):
-        raise UsageError("--patch-size or --resize says how the pictures of a folder are taken: give one, and a folder")
+    if minutes is not None and epochs is not None:
+        raise UsageError("give one of --minutes and --epochs")
     if weights is None and data == "mnist" and not training:
         weights = "mnist-2d"
     page, trained = output.with_suffix(".html"), output.with_suffix(".safetensors")
@@ -82,7 +82,7 @@ def project(
     from aecli.batch import atomic_write
     from aecli.plots import projection_figure
     from aecli.project_page import projection_page
-    from aecli.projection import Projection, check_methods, map_with
+    from aecli.projection import Projection, check_count, check_methods, map_with
     from aecli.training import Request, collection
 
     check_methods(methods)
@@ -104,6 +104,7 @@ def project(
         command=shlex.join(["aecli", *sys.argv[1:]]),
     )
     chosen = collection(request, points).at_most(points)
+    check_count(len(chosen.images))  # before anything is trained
     name, model = _autoencoder(request, chosen, weights)
     images = chosen.unit_images()
     if "tsne" in methods and len(images) > SLOW:
@@ -123,9 +124,8 @@ def project(
 
 def _check(output: Path, others: tuple[Path, ...], overwrite: bool) -> None:
     report.check_figure(output, overwrite)
-    there = [path for path in others if path.exists()]
-    if there and not overwrite:
-        raise UsageError(f"{there[0]} exists: pass --overwrite or another --output")
+    for path in others:
+        report.refuse_existing(path, overwrite)
 
 
 def _autoencoder(request: Request, chosen: Collection, weights: str | None) -> tuple[str, FeatureAutoencoder]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,7 +27,7 @@ from aecli.cli.options import FIGURES, Engine, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
 from aecli.pages import Report, Row
 from aecli.pipeline import Outcome, Work, run
-from aecli.storage import place, refuse_url
+from aecli.storage import Place, place, refuse_url
 from aecli.watching import arriving
 
 STATUSES = ("done", "skipped", "failed")
@@ -145,27 +146,47 @@ def find(inputs: Inputs, suffixes: frozenset[str], *, may_be_empty: bool = False
     )
 
 
-def plan(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> Iterable[batch.Job]:
-    """The jobs that the command line names, a list, or with --watch without end. Raises UsageError before anything is done."""
+def plan(
+    files: Files,
+    suffixes: frozenset[str],
+    rename: Callable[[Path], str],
+    check: Callable[[Place], object],
+    besides: Sequence[Path | str | None],
+) -> Iterable[batch.Job]:
+    """The jobs that the command line names, a list, or with --watch without end. Raises UsageError before anything is done.
+
+    check: raises UsageError for a name that no result can have. besides: files that the command reads, too; none is replaced.
+    """
     if files.report is not None:
         _check_page(files.report, files.overwrite)
+    others = [Path(name) for name in (files.report, *besides) if name is not None]
+    make = partial(batch.plan_outputs, output=files.output, rename=rename, besides=others)
     if files.watch:
-        return _watched(files, suffixes, rename)
-    jobs = batch.plan_outputs(find(files, suffixes), files.output, rename=rename)
+        return _watched(files, suffixes, make)
+    inputs = find(files, suffixes)
+    jobs = make(inputs, overwrite=files.overwrite)
+    for job in jobs:
+        if job.target is not None:
+            check(job.target)
+    if files.report is not None and batch.identity_of(files.report) in {batch.identity_of(j.source) for j in jobs if j.source}:
+        raise UsageError(f"--report {files.report} is an input: pass another name")
+    if len(jobs) < len(inputs):
+        say(f"left out, as results of an earlier run: {len(inputs) - len(jobs)} of the files found")
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
     return jobs
 
 
-def _watched(files: Files, suffixes: frozenset[str], rename: Callable[[Path], str]) -> Iterator[batch.Job]:
+def _watched(
+    files: Files, suffixes: frozenset[str], make: Callable[[Sequence[batch.Input]], list[batch.Job]]
+) -> Iterator[batch.Job]:
     folders = files.inputs or []
     if files.files_from is not None or files.output == "-" or not folders or not all(map(_is_local_folder, folders)):
         raise UsageError("--watch looks at folders, and writes files: name local folders alone; leave --files-from and -o - out")
+    if files.output is not None and Path(files.output).is_file():
+        raise UsageError(f"{files.output} is a file, but the results need a folder: pass another --output")
     say(f"watching {', '.join(folders)}; Ctrl-C ends it")
-    return arriving(
-        lambda: batch.plan_outputs(find(files, suffixes, may_be_empty=True), files.output, rename=rename),
-        complain,
-    )
+    return arriving(lambda: make(find(files, suffixes, may_be_empty=True)), complain)
 
 
 def _is_local_folder(name: str) -> bool:
@@ -177,8 +198,8 @@ def _check_page(path: Path, overwrite: bool) -> None:
     refuse_url(path, "--report")
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {path} is no page: give a name that ends in .html")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists: pass --overwrite or another --report")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UsageError(f"{path} {'is a folder: pass' if path.is_dir() else 'exists: pass --overwrite or'} another --report")
 
 
 def check_figure(output: Path, overwrite: bool) -> None:
@@ -186,8 +207,13 @@ def check_figure(output: Path, overwrite: bool) -> None:
     refuse_url(output, "--output")
     if output.suffix[1:].lower() not in FIGURES:
         raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists: pass --overwrite or another --output")
+    refuse_existing(output, overwrite)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raises UsageError for a result that cannot be written there, or must not."""
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UsageError(f"{path} {'is a folder: pass' if path.is_dir() else 'exists: pass --overwrite or'} another --output")
 
 
 def run_batch(

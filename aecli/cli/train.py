@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aecli.cli import report
-from aecli.cli.options import Printing, Running
+from aecli.cli.options import MOST_SEED, Printing, Running
 from aecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Wall time.", rich_help_panel=BUDGET)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step, of each process.", rich_help_panel=BUDGET)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=BUDGET)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same weights.", rich_help_panel=BUDGET)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Same seed, same machine: same weights.", rich_help_panel=BUDGET)
+    ] = 0,
     init: Annotated[str | None, typer.Option(help="Weights to start from (fine-tuning).", rich_help_panel=START)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.", rich_help_panel=START)] = False,
     output: Annotated[
@@ -108,7 +110,7 @@ def train(
                 resize=resize,
                 latent_dim=latent_dim,
                 sparsity=sparsity,
-                noise=parse_noise(noise) if noise else None,
+                noise=None if noise is None else parse_noise(noise),
                 epochs=epochs,
                 steps=steps,
                 minutes=minutes,
@@ -120,6 +122,7 @@ def train(
                 overwrite=overwrite,
                 command=shlex.join([*processes.launcher(), *sys.argv[1:]]),
             )
+            report.refuse_existing(_picture_beside(request), overwrite)
         _run(request, processes)
 
 
@@ -153,13 +156,18 @@ def _run(request: Request, processes: Processes) -> None:
 def _finish(request: Request, result: Result) -> None:
     from aecli.plots import save_rows
 
-    picture = request.output.with_suffix(".png")
     if result.samples:
-        save_rows(picture, result.samples, overwrite=True)
+        picture = _picture_beside(request)
+        save_rows(picture, result.samples, overwrite=request.overwrite)
         report.say(f"picture: {picture}")
     report.table(("score", "held out"), [(name, f"{value:.4f}") for name, value in result.scores.items()])
     values = {"weights": str(request.output), "steps": result.steps, "scores": dict(result.scores)}
     report.answer(str(request.output), values)
+
+
+def _picture_beside(request: Request) -> Path:
+    """Of reconstructions, beside the weights."""
+    return request.output.with_suffix(".png")
 
 
 @contextmanager

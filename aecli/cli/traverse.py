@@ -19,6 +19,7 @@ def traverse(
     weights: Annotated[str, typer.Option("--weights", "-w", help="A feature autoencoder: shipped, or a file.")] = "mnist-2d",
     data: Annotated[str, typer.Option(help="Pictures like those it learned from: a data set, folder or array.")] = "mnist",
     data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.")] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Take whole pictures of a folder, reduced to this side.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture.")] = Path("traversal.png"),
@@ -42,17 +43,23 @@ def traverse(
     from aecli.batch import atomic_write
     from aecli.plots import traversal_figure
     from aecli.training import Request, feature_data
+    from aecli.training.data import evenly
     from aecli.traversal import interpolate
     from aecli.traversal import traverse as walk
 
     compute = running.compute()
-    request = Request("dense", output, compute, data=data, data_root=data_root, patch_size=patch_size, resize=resize)
+    request = Request(
+        "dense", output, compute, data=data, data_root=data_root, download=download, patch_size=patch_size, resize=resize
+    )
     pictures = feature_data(request)
     _, name, model = load_for(weights, pictures.shape, pictures.name)
-    test = pictures.test[:PICTURES]
+    test = pictures.test[evenly(len(pictures.test), PICTURES)]
     if len(test) < 2:
         raise AecliError(f"{pictures.name}: one held-out picture is no line to walk along, so add pictures")
-    figure = traversal_figure(walk(model, test), interpolate(model, test), name)
+    walks = walk(model, test), interpolate(model, test)
+    if not all(part.pictures.isfinite().all() for part in walks):
+        raise AecliError(f"{name} gives numbers that are not finite: train it again")
+    figure = traversal_figure(*walks, name)
     with atomic_write(output, overwrite=overwrite) as stream:
         figure.savefig(stream, format=output.suffix[1:].lower())
     report.result(f"written: {output}", {"files": [str(output)], "weights": name, "latent_dim": model.config.latent_dim})

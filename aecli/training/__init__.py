@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -106,10 +107,17 @@ class Request:
     def __post_init__(self) -> None:
         for option, path in (("--data", self.data), ("--valid", self.valid), ("--output", self.output)):
             refuse_url(path or "", option)
+            if path == "":
+                raise UsageError(f"{option} is empty: check the variable that it came from")
 
     @property
     def recipe(self) -> Recipe:
         return RECIPES[self.arch]
+
+    @property
+    def source(self) -> str:
+        """The data set, array or folder."""
+        return self.recipe.data if self.data is None else self.data
 
     @property
     def checkpoint(self) -> Path:
@@ -191,6 +199,8 @@ class _Session:
 def _check(request: Request) -> None:
     if request.arch not in ARCHITECTURES:
         raise UsageError(f"--arch {request.arch} is not known: give one of {', '.join(ARCHITECTURES)}")
+    if request.output.suffix != ".safetensors":
+        raise UsageError(f"--output {request.output} is no name of weights: give one in .safetensors")
     if request.output.exists() and not request.overwrite:
         raise UsageError(f"{request.output} exists: pass --overwrite or another --output")
     folder = next(parent for parent in request.output.absolute().parents if parent.exists())
@@ -199,14 +209,28 @@ def _check(request: Request) -> None:
     photo = request.arch in ("denoiser", "codec")
     if photo and request.noise:
         raise UsageError(f"--noise is for the small architectures; {request.arch} has noise of its own: leave it out")
-    if request.resize is not None and (photo or request.patch_size or not request.data or not Path(request.data).is_dir()):
-        raise UsageError("--resize is for whole pictures of a folder and the small architectures: leave it out, or --patch-size")
+    if photo and request.resize is not None:
+        raise UsageError(f"--resize is for the small architectures: leave it out with {request.arch}")
     if photo and request.latent_dim:
         raise UsageError(f"--latent-dim is for the small architectures: leave it out with {request.arch}")
     if request.sparsity and request.arch != "sparse":
         raise UsageError("--sparsity goes with --arch sparse only")
-    if photo and (request.data in NAMES or not (request.data or request.recipe.data)):
+    if photo and (request.source in NAMES or not request.source):
         raise UsageError(f"--arch {request.arch} learns from photographs: pass --data FOLDER")
+
+
+def check_source(request: Request) -> None:
+    """Raises UsageError for options that are of no use for such data."""
+    data = request.source
+    is_set, is_array = data in NAMES, Path(data).suffix in arrays.SUFFIXES
+    for_folders = {"--valid": request.valid, "--patch-size": request.patch_size, "--resize": request.resize}
+    for_sets = {"--data-root": request.data_root, "--download": request.download or None}
+    for options, fits, kind in ((for_folders, not (is_set or is_array), "a folder of pictures"), (for_sets, is_set, "a data set")):
+        useless = [option for option, value in options.items() if value is not None]
+        if useless and not fits:
+            raise UsageError(f"{useless[0]} is of use with {kind}, and {data} is none: leave it out")
+    if request.patch_size and request.resize:
+        raise UsageError("--patch-size takes parts of pictures, --resize whole ones: give one of them")
 
 
 def _fetch_once(request: Request, processes: Processes) -> None:
@@ -222,7 +246,7 @@ def _trainer(request: Request, session: _Session, processes: Processes) -> Train
         session.task,
         budget=_budget(request, -(-len(session.task.source) // (processes.count * max(1, batch_size)))),
         batch_size=batch_size,
-        lr=request.lr or recipe.lr,
+        lr=recipe.lr if request.lr is None else request.lr,
         clip=recipe.clip,
         seed=request.seed,
         compute=request.compute,
@@ -235,6 +259,8 @@ def _budget(request: Request, steps_per_epoch: int) -> Budget:
     given = [v for v in (request.epochs, request.steps, request.minutes) if v is not None]
     if len(given) > 1:
         raise UsageError("give one of --epochs, --steps and --minutes")
+    if request.epochs is not None and not 0 < request.epochs < math.inf:
+        raise UsageError("--epochs, --steps and --minutes must be positive")
     epochs, minutes = (request.epochs, request.minutes) if given else (request.recipe.epochs, request.recipe.minutes)
     steps = request.steps if epochs is None else max(1, round(epochs * steps_per_epoch))
     return Budget(steps=steps, minutes=minutes)
@@ -256,6 +282,7 @@ def _model(request: Request, config: Mapping[str, Any]) -> Any:
 
 def _photo_session(request: Request) -> _Session:
     assert request.data is not None
+    check_source(request)
     patch_size = request.patch_size or request.recipe.patch_size
     if request.arch == "codec" and patch_size % Codec.stride:
         raise UsageError(f"--patch-size {patch_size} does not fit the codec: give a multiple of {Codec.stride}")
@@ -311,7 +338,8 @@ def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Comput
 
 def feature_data(request: Request) -> FeatureData:
     """The data set, array or folder that a request names, for the feature architectures. Raises UsageError or AecliError."""
-    data = request.data or request.recipe.data
+    check_source(request)
+    data = request.source
     if data in NAMES:
         return dataset_features(load_dataset(data, request.data_root, download=request.download), request.seed)
     if Path(data).suffix in arrays.SUFFIXES:
@@ -327,7 +355,8 @@ def collection(request: Request, patches: int) -> arrays.Collection:
 
     Raises UsageError or AecliError.
     """
-    data = request.data or request.recipe.data
+    check_source(request)
+    data = request.source
     if data in NAMES:
         found = load_dataset(data, request.data_root, download=request.download)
         return arrays.Collection(f"{found.name}, test pictures", found.test.images, found.test.labels, CLASS_NAMES.get(data, ()))

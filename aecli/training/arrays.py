@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aecli.errors import AecliError, UsageError
 from aecli.patches import reduced
-from aecli.training.data import HELD_OUT_IMAGES, ArraySource, FeatureData, Pictures, as_unit, folder_pictures, read_rgb
+from aecli.training.data import HELD_OUT_IMAGES, ArraySource, FeatureData, Pictures, as_unit, evenly, folder_pictures, read_rgb
 
 SUFFIXES = (".npy", ".npz")
 # Where an .npz keeps its pictures and their classes, the first that is there; x_test and y_test are a test set of their own.
@@ -112,16 +112,16 @@ def array_features(path: Path, seed: int) -> FeatureData:
     train, test = read_collection(path)
     if test is None:
         return split_features(train, seed)
-    valid = as_unit(test.images[:HELD_OUT_IMAGES])
-    shown = as_unit(test.images[:MOST_TEST])
+    rows = evenly(len(test.images), MOST_TEST)
+    shown = as_unit(test.images[rows])
     return FeatureData(
         name=f"{train.name}, {len(train.images)} training pictures",
         source=ArraySource(train.images, seed),
         train=train.images,
         train_labels=train.classes,
-        valid=valid,
+        valid=shown[evenly(len(shown), HELD_OUT_IMAGES)],
         test=shown,
-        test_labels=None if test.classes is None else test.classes[: len(shown)],
+        test_labels=None if test.classes is None else test.classes[rows],
         class_names=train.class_names,
     )
 
@@ -208,7 +208,7 @@ def split_features(collection: Collection, seed: int) -> FeatureData:
         source=ArraySource(train, seed),
         train=train,
         train_labels=train_labels,
-        valid=test[:HELD_OUT_IMAGES],
+        valid=test[evenly(len(test), HELD_OUT_IMAGES)],
         test=test,
         test_labels=test_labels,
         class_names=collection.class_names,

@@ -70,6 +70,11 @@ def as_unit(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
+def evenly(count: int, most: int) -> Tensor:
+    """Rows of at most `most` of `count` pictures, evenly spread, as data may be sorted by class."""
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().long()
+
+
 class Source(Protocol):
     """Where training batches come from."""
 
@@ -181,9 +186,8 @@ def folder_pictures(folder: str) -> list[Path]:
 def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(training, validation) pictures: every twentieth validates, at least one, spread evenly."""
     if len(paths) < 2:
-        raise AecliError(
-            f"one picture cannot both train and validate: add pictures, or pass --valid ({paths[0] if paths else 'none found'})"
-        )
+        found = paths[0] if paths else "none found"
+        raise AecliError(f"one picture cannot both train and validate: add pictures, or to train pass --valid ({found})")
     held = set(range(HELD_OUT_SHARE // 2, len(paths), HELD_OUT_SHARE)) or {len(paths) - 1}
     return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
 

@@ -26,6 +26,7 @@ EMA_DECAY = 0.999
 CHECKPOINT_SECONDS = 300
 VALIDATION_SHARE = 0.04  # of the time, at most
 CHECKPOINT_FORMAT = 1
+MOST_LR = 1000  # nothing learns at a tenth of it, and float32 overflows far above
 
 
 class Task(Protocol):
@@ -115,8 +116,8 @@ class Trainer:
         checkpoint: Path,
         processes: Processes = ALONE,
     ) -> None:
-        if batch_size < 1 or not 0 < lr < math.inf:
-            raise UsageError("--batch-size and --lr must be positive")
+        if batch_size < 1 or not 0 < lr <= MOST_LR:
+            raise UsageError(f"--batch-size and --lr must be positive, and --lr at most {MOST_LR:,}")
         self.task, self.budget, self.compute, self.checkpoint, self.processes = task, budget, compute, checkpoint, processes
         self.batch_size, self.lr, self.clip, self.seed = batch_size, lr, clip, seed
         self.model = task.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
