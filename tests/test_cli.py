@@ -497,6 +497,13 @@ def test_train_refuses_what_does_not_go_together(aecli, tmp_path, options, words
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["train --arch dense --steps 1", "compare-pca", "project"])
+@pytest.mark.parametrize("output", ["{}", ".", "/", ".."])
+def test_a_folder_is_no_name_of_a_result(aecli, tmp_path, command, output):
+    assert_one_sentence(aecli(f"{command} -o {output}"), 2, "is no name of a file: give one")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["w.safetensors", "w.png"])
 def test_train_does_not_overwrite(aecli, tmp_path, name):
     (tmp_path / name).write_text("precious")

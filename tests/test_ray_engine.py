@@ -112,7 +112,7 @@ def test_a_killed_worker_and_a_broken_file_leave_the_results_of_the_local_engine
 ) -> None:
     pictures[12].write_bytes(pictures[12].read_bytes()[:500])
     weights, running = str(weights_folder / "tiny-codec.safetensors"), Engine(engine="ray")
-    make_work = partial(signed, partial(encode._work, weights, 50.0, running, strip=False, score=False, previews=False))
+    make_work = partial(signed, partial(encode._work, weights, 50.0, running, encode.Asked()))
     expected: list[Outcome] = []
     jobs = jobs_for(pictures, "local")
     pipeline.run(jobs, make_work(), expected.append, overwrite=False, skip_existing=False, stdout=io.BytesIO())

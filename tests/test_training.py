@@ -595,6 +595,12 @@ def test_the_photograph_models_resume_exactly(compute, photo_folder, tmp_path, a
     assert resumed.scores == whole.scores
 
 
+def test_outputs_of_one_name_in_two_folders_have_a_checkpoint_each(compute):
+    outputs = ("w.safetensors", "a/w.safetensors", "../w.safetensors", "/a/b/w.safetensors")
+    found = [request_of(compute, "dense", output).checkpoint.as_posix() for output in outputs]
+    assert found == [f"runs/{folder}w/checkpoint.pt" for folder in ("", "a/", "up/", "a/b/")]
+
+
 def test_stopping_leaves_a_checkpoint_and_resuming_finishes(compute):
     request = request_of(compute, "dense", steps=6, latent_dim=4)
     stopped = train(request, ignore, lambda: True)

@@ -122,6 +122,16 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 
 
+def test_what_was_there_before_is_no_result_to_be_replaced(tmp_path: Path) -> None:
+    for name in ("w/a.png", "w/out/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    command = [sys.executable, "-m", "aecli", "denoise", "w", "-r", "-o", "w/out", "--watch", "--overwrite"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "w/out/a.png was found in a folder and would be replaced" in done.stderr) == (2, True), done.stderr
+    assert (tmp_path / "w/out/a.png").read_bytes() == b"w/out/a.png"
+
+
 def test_what_cannot_be_watched_is_said(tmp_path: Path) -> None:
     for arguments in (["-", "--watch"], ["a.png", "--watch"], [str(tmp_path), "--watch", "-o", "-"]):
         done = subprocess.run(

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,6 +110,7 @@ def compare_pca(
 
 def _results(output: Path, format: str, overwrite: bool) -> dict[str, Path]:
     """The files to be written, by kind. Raises UsageError before any work."""
+    report.refuse_nameless(output)
     formats = format.split(",")
     unknown = [f for f in formats if f not in FIGURES]
     if unknown:
@@ -184,14 +186,14 @@ def _train_one(request: Request, arch: str, dim: int, path: Path) -> FeatureAuto
 
 def train_and_load(request: Request) -> FeatureAutoencoder:
     """Train, with progress shown, and take the weights file that is left. Raises KeyboardInterrupt if it was stopped."""
-    from aecli.cli.train import show_progress, stop_on_interrupt
+    from aecli.cli.train import show_progress, stopping_when_told
     from aecli.training import train
     from aecli.weights import load_weights
 
-    with show_progress() as show, stop_on_interrupt() as interrupted:
-        result = train(request, show, interrupted)
+    with show_progress() as show, stopping_when_told() as told:
+        result = train(request, show, told)
     if not result.finished:
-        raise KeyboardInterrupt
+        raise report.Terminated if told.signal == signal.SIGTERM else KeyboardInterrupt
     return load_weights(request.output).model  # type: ignore[return-value]
 
 

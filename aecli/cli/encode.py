@@ -67,7 +67,7 @@ def encode(
     jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz", _check_name, [weights])
 
     wanted = _wanted(quality, bpp, psnr, max_bytes)
-    asked = _Asked(strip=strip, score=score, previews=files.report is not None, judgement=fail_on_anomaly)
+    asked = Asked(strip=strip, score=score, previews=files.report is not None, judgement=fail_on_anomaly)
     make_work = partial(_work, weights, wanted, running, asked)
     tally = report.run_batch(jobs, make_work, files, running, _describe)
     if tally.unlike and fail_on_anomaly:
@@ -80,17 +80,17 @@ def _check_name(target: Place) -> None:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What is wanted besides the file."""
 
-    strip: bool
-    score: bool
-    previews: bool
-    judgement: bool
+    strip: bool = False
+    score: bool = False
+    previews: bool = False
+    judgement: bool = False
 
 
 def _work(
-    weights: str, wanted: float | Target | None, running: Engine, asked: _Asked
+    weights: str, wanted: float | Target | None, running: Engine, asked: Asked
 ) -> Work[tuple[Picture, int], tuple[bytes, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
     from aecli.anomalies import can_judge, check_weights, is_unlike

@@ -76,6 +76,7 @@ def project(
         raise UsageError("give one of --minutes and --epochs")
     if weights is None and data == "mnist" and not training:
         weights = "mnist-2d"
+    report.refuse_nameless(output)
     page, trained = output.with_suffix(".html"), output.with_suffix(".safetensors")
     _check(output, (page,) if weights else (page, trained), overwrite)
 

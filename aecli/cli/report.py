@@ -177,14 +177,14 @@ def plan(
     return jobs
 
 
-def _watched(
-    files: Files, suffixes: frozenset[str], make: Callable[[Sequence[batch.Input]], list[batch.Job]]
-) -> Iterator[batch.Job]:
+def _watched(files: Files, suffixes: frozenset[str], make: Callable[..., list[batch.Job]]) -> Iterator[batch.Job]:
     folders = files.inputs or []
     if files.files_from is not None or files.output == "-" or not folders or not all(map(_is_local_folder, folders)):
         raise UsageError("--watch looks at folders, and writes files: name local folders alone; leave --files-from and -o - out")
     if files.output is not None and Path(files.output).is_file():
         raise UsageError(f"{files.output} is a file, but the results need a folder: pass another --output")
+    if files.overwrite:  # what is there before the first result was not made by this run
+        make(find(files, suffixes, may_be_empty=True), overwrite=True)
     say(f"watching {', '.join(folders)}; Ctrl-C ends it")
     return arriving(lambda: make(find(files, suffixes, may_be_empty=True)), complain)
 
@@ -208,6 +208,12 @@ def check_figure(output: Path, overwrite: bool) -> None:
     if output.suffix[1:].lower() not in FIGURES:
         raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
     refuse_existing(output, overwrite)
+
+
+def refuse_nameless(output: Path) -> None:
+    """Raises UsageError for a folder, or nothing, where a file is to be named."""
+    if output.name in ("", ".."):
+        raise UsageError(f"--output {output} is no name of a file: give one")
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,6 +122,7 @@ def train(
                 overwrite=overwrite,
                 command=shlex.join([*processes.launcher(), *sys.argv[1:]]),
             )
+            report.refuse_nameless(request.output)
             report.refuse_existing(_picture_beside(request), overwrite)
         _run(request, processes)
 
@@ -143,12 +144,12 @@ def _processes(printing: Printing) -> Iterator[Processes]:
 def _run(request: Request, processes: Processes) -> None:
     from aecli.training import train as run
 
-    with show_progress() as show, stop_on_interrupt() as interrupted:
-        result = run(request, show, interrupted, processes)
+    with show_progress() as show, stopping_when_told() as told:
+        result = run(request, show, told, processes)
     if not result.finished:
         if processes.leads:
             report.complain(f"stopped after step {result.steps}; the same command with --resume goes on from {request.checkpoint}")
-        raise typer.Exit(report.ExitStatus.INTERRUPTED)
+        raise typer.Exit(report.ExitStatus.TERMINATED if told.signal == signal.SIGTERM else report.ExitStatus.INTERRUPTED)
     if processes.leads:
         _finish(request, result)
 
@@ -170,20 +171,29 @@ def _picture_beside(request: Request) -> Path:
     return request.output.with_suffix(".png")
 
 
+@dataclass
+class Told:
+    """Whether Ctrl-C or SIGTERM came, and which."""
+
+    signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+
 @contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM came: the step at hand is finished first. A second one ends the program at once."""
-    came = False
+def stopping_when_told() -> Iterator[Told]:
+    """Ctrl-C and SIGTERM are noted: the step at hand is finished first. A second one ends the program at once."""
+    told = Told()
 
     def note(number: int, frame: Any) -> None:
-        nonlocal came
-        if came:
+        if told():
             raise KeyboardInterrupt
-        came = True
+        told.signal = number
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came
+        yield told
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

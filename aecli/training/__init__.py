@@ -121,8 +121,9 @@ class Request:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run's state is kept."""
-        return RUNS / self.output.stem / "checkpoint.pt"
+        """Where the run's state is kept: below a folder of its own for each output."""
+        folders = ("up" if part == ".." else part for part in self.output.parent.parts if part != self.output.anchor)
+        return RUNS.joinpath(*folders, self.output.stem, "checkpoint.pt")
 
 
 @dataclass(frozen=True)
