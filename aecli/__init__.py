@@ -50,21 +50,28 @@ def denoise(
     return _like(image, result.picture)
 
 
-def encode(image: np.ndarray | Image.Image, *, quality: float | Target | None = None, weights: str | Path = "photo-codec") -> bytes:
+def encode(
+    image: np.ndarray | Image.Image,
+    *,
+    quality: float | Target | None = None,
+    effort: int = 0,
+    weights: str | Path = "photo-codec",
+) -> bytes:
     """Compress a picture to the bytes of an .npz.
 
     Args:
         image: a PIL image, or an array (H, W), (H, W, 1 … 4): uint8, uint16 (rounded to 8 bits), or floats in 0–1.
         quality: 0–100 (None is 50), or an aecli.quality.Target, such as Target("bpp", 0.3), whose quality is searched. Feature
             autoencoders have one quality only: leave it out.
+        effort: rounds in which the codec's latents are refined for this picture: fewer bytes, more time.
         weights: the name of shipped weights, or the path of a file; a codec or a feature autoencoder.
 
     Raises:
-        aecli.errors.AecliError: no picture, unknown weights, quality out of range or a target out of reach.
+        aecli.errors.AecliError: no picture, unknown weights, quality or effort out of range or a target out of reach.
     """
     from aecli.compression import encode_picture
 
-    return encode_picture(_picture(image), _coder(weights), quality=quality)
+    return encode_picture(_picture(image), _coder(weights, effort), quality=quality)
 
 
 def decode(source: bytes | str | Path, *, weights: str | Path | None = None) -> Image.Image:
@@ -118,11 +125,11 @@ def _cached_weights(name: str) -> Weights:
 
 
 @lru_cache(maxsize=8)
-def _coder(weights: str | Path) -> Coder:
+def _coder(weights: str | Path, effort: int = 0) -> Coder:
     from aecli import device
     from aecli.compression import coder_for
 
-    return coder_for(load_weights(weights), device.select())
+    return coder_for(load_weights(weights), device.select(), effort=effort)
 
 
 def _data(source: bytes | str | Path) -> tuple[bytes, str]:

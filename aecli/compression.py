@@ -30,7 +30,8 @@ from aecli.models.codec import Codec
 from aecli.models.dense import squared_error
 from aecli.patches import Grid, from_patches, goes_together, grid_of, to_patches, to_tensor, together
 from aecli.quality import Target, check_quality, search
-from aecli.tiling import map_tiles
+from aecli.refinement import refine
+from aecli.tiling import map_tiles, tiles
 from aecli.weights import Weights
 
 MAX_PIXELS = 1_000_000_000
@@ -38,6 +39,7 @@ DEFAULT_QUALITY = 50.0
 DIGEST_LENGTH = 16  # hexadecimal digits of the weights' SHA-256 that a file names
 TILE = 1024  # pixels
 HYPER_TILE = 256  # positions of y
+REFINED_TILE, REFINED_OVERLAP = 48, 4  # positions of y
 INT8_LOSS = 1.01  # latents are stored with 8 bits where that costs no more than 1 % of the squared error
 MODES = ("L", "RGB")
 LAYOUTS = ("stream", "array")
@@ -78,10 +80,17 @@ class Coder(Protocol):
         """The pixels (H, W, C) uint8 of what `Encoding`s gave, one, or several of one size that is small."""
 
 
-def coder_for(weights: Weights, compute: Compute) -> Coder:
-    """The coder of a model. Raises UsageError for weights that do not compress."""
+def coder_for(weights: Weights, compute: Compute, *, effort: int = 0) -> Coder:
+    """The coder of a model; effort: rounds in which the codec's latents are refined for each picture (`refine`).
+
+    Raises UsageError for weights that do not compress, and for an effort below zero or of a feature autoencoder.
+    """
+    if effort < 0:
+        raise UsageError(f"--effort {effort} is below zero: pass a number of rounds, such as 12")
     if isinstance(weights.model, Codec):
-        return StreamCoder(weights, compute)
+        return StreamCoder(weights, compute, effort)
+    if effort:
+        raise UsageError(f"weights {weights.name} have no use for --effort: leave it out, or pass --weights photo-codec")
     if isinstance(weights.model, FeatureAutoencoder):
         return ArrayCoder(weights, compute)
     raise UsageError(f"weights {weights.name} are for another task ({weights.card.task}): pass --weights photo-codec")
@@ -289,16 +298,16 @@ def _damage_as_sentences(name: str) -> Iterator[None]:
 class StreamCoder:
     """The photograph codec: entropy-coded bytes, every quality from one set of weights."""
 
-    def __init__(self, weights: Weights, compute: Compute) -> None:
+    def __init__(self, weights: Weights, compute: Compute, effort: int = 0) -> None:
         assert isinstance(weights.model, Codec)
-        self.weights, self._model, self._compute = weights, weights.model, compute
+        self.weights, self._model, self._compute, self._effort = weights, weights.model, compute, effort
         self._latent_coder = LatentCoder(weights.model)
 
     def small_size(self, picture: Picture) -> None:
         return None
 
     def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
-        return [Prepared(functools.partial(self._encode, self._analysed(picture))) for picture in pictures]
+        return [Prepared(functools.partial(self._encode, picture, self._analysed(picture))) for picture in pictures]
 
     def _analysed(self, picture: Picture) -> Tensor:
         height, width = picture.pixels.shape[:2]
@@ -306,18 +315,35 @@ class StreamCoder:
         padded = np.pad(picture.pixels, [*margins, (0, 0)], mode="edge")
         overlap = -(-self._model.analysis_radius // 16) * 16
         analyse = self._run(self._model.analysis)
-        bytes_of_picture = torch.from_numpy(padded).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
         with torch.inference_mode():  # no more than a tile is ever held as floats
-            return map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=16)
+            return map_tiles(lambda x: analyse(x.float() / 255), _colours(padded), tile=TILE, overlap=overlap, down=16)
 
-    def _encode(self, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _encode(self, picture: Picture, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         gain, _ = self._gains(quality)
         analyse = self._run(self._model.h_a)
         with torch.inference_mode():
             z = map_tiles(lambda y: analyse(y * gain), y, tile=HYPER_TILE, overlap=Codec.hyper_analysis_radius, down=4)
+        if self._effort:
+            y = y * gain
+            with torch.no_grad():  # gradients cannot pass tensors of inference mode
+                self._refine(y, z.round(), picture, quality)
+            y /= gain
+        with torch.inference_mode():
             stream, latents = self._latent_coder.encode(y, z, gain)
         header = {"layout": "stream", "quality": quality, "crc": latents.crc}
         return header, {"stream": _bytes_array(stream)}
+
+    def _refine(self, y: Tensor, z: Tensor, picture: Picture, quality: float) -> None:
+        """Refine y after its gain, (1, M, h, w), in place and tile by tile."""
+        features = self._model.h_s(z.to(self._compute.device)).cpu()
+        pixels = _colours(picture.pixels)
+        for rows, columns in tiles(y.shape[2], y.shape[3], REFINED_TILE, REFINED_OVERLAP):
+            top, bottom, left, right = rows.read_start, rows.read_stop, columns.read_start, columns.read_stop
+            x = pixels[..., 16 * top : 16 * bottom, 16 * left : 16 * right].float() / 255
+            part = (..., slice(top, bottom), slice(left, right))
+            found = refine(self._model, x, y[part], features[part], self._level(quality), self._effort, self._compute)
+            kept = (..., slice(rows.keep_start, rows.keep_stop), slice(columns.keep_start, columns.keep_stop))
+            y[kept] = found[..., rows.keep_start - top : rows.keep_stop - top, columns.keep_start - left : columns.keep_stop - left]
 
     def latents(self, header: Header, arrays: Arrays) -> Latents:
         """The symbols of a stream, checked against their CRC."""
@@ -352,10 +378,12 @@ class StreamCoder:
         return np.ascontiguousarray(pixels[0, :, :height, :width].permute(1, 2, 0).numpy())
 
     def _gains(self, quality: float) -> tuple[Tensor, Tensor]:
-        level = quality / 100 * (len(self._model.config.lambdas) - 1)
         with torch.inference_mode():
-            gain, inverse = self._model.gains(torch.tensor([level], device=self._model.log_gain.device))
+            gain, inverse = self._model.gains(torch.tensor([self._level(quality)], device=self._model.log_gain.device))
         return gain.cpu(), inverse.cpu()
+
+    def _level(self, quality: float) -> float:
+        return quality / 100 * (len(self._model.config.lambdas) - 1)
 
     def _run(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(x: Tensor) -> Tensor:
@@ -371,19 +399,15 @@ class ArrayCoder:
 
     def __init__(self, weights: Weights, compute: Compute) -> None:
         assert isinstance(weights.model, FeatureAutoencoder)
-        self.weights, self._model, self._compute = weights, weights.model, compute
-
-    @property
-    def model(self) -> FeatureAutoencoder:
-        return self._model
+        self.weights, self.model, self._compute = weights, weights.model, compute
 
     def small_size(self, picture: Picture) -> tuple[int, int] | None:
         height, width = picture.pixels.shape[:2]
-        return (height, width) if goes_together(height, width, self._model) else None
+        return (height, width) if goes_together(height, width, self.model) else None
 
     def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
-        cut = [to_patches(to_tensor(picture.pixels), self._model.config, self.weights.name)[0] for picture in pictures]
-        codes = together(self._model.encode, cut, self._compute, self._model)
+        cut = [to_patches(to_tensor(picture.pixels), self.model.config, self.weights.name)[0] for picture in pictures]
+        codes = together(self.model.encode, cut, self._compute, self.model)
         errors = self._errors(codes, cut)
         in_8_bits = [_quantise(code, np.int8) for code in codes]
         rounded = self._errors([torch.from_numpy(_dequantise(*quantised)) for quantised in in_8_bits], cut)
@@ -391,23 +415,23 @@ class ArrayCoder:
 
     def _errors(self, codes: Sequence[Tensor], cut: Sequence[Tensor]) -> list[Tensor]:
         """(patches,) for each picture: mean squared errors of what its codes, (patches, latent_dim), decode to."""
-        restored = together(self._model.decode, codes, self._compute, self._model)
+        restored = together(self.model.decode, codes, self._compute, self.model)
         return [squared_error(x_hat, x) / x[0].numel() for x_hat, x in zip(restored, cut, strict=True)]
 
     def codes(self, header: Header, arrays: Arrays) -> np.ndarray:
         """The latents (patches, latent_dim) float32. Raises AecliError, before it allocates, where they do not fit the size."""
         grid = self._grid(header)
-        if arrays["latents"].shape != (grid.rows * grid.columns, self._model.config.latent_dim):
+        if arrays["latents"].shape != (grid.rows * grid.columns, self.model.config.latent_dim):
             raise AecliError("its latents do not fit its size")
         return _dequantise(header, arrays)
 
     def _grid(self, header: Header) -> Grid:
         width, height = header["size"]
-        return grid_of(height, width, self._model.config)
+        return grid_of(height, width, self.model.config)
 
     def decode(self, files: Sequence[Contents]) -> list[np.ndarray]:
         codes = [torch.from_numpy(self.codes(*file)) for file in files]
-        decoded = together(self._model.decode, codes, self._compute, self._model)
+        decoded = together(self.model.decode, codes, self._compute, self.model)
         return [self._pixels(header, patches) for (header, _), patches in zip(files, decoded, strict=True)]
 
     def _pixels(self, header: Header, patches: Tensor) -> np.ndarray:
@@ -436,6 +460,11 @@ def _dequantise(header: Header, arrays: Arrays) -> np.ndarray:
     if not 0 < scale <= float(np.finfo(np.float32).max):  # true of NaN too
         raise AecliError("its scale is no positive number")
     return latents.astype(np.float32) * np.float32(scale)
+
+
+def _colours(pixels: np.ndarray) -> Tensor:
+    """(H, W, 1 or 3) uint8 → (1, 3, H, W) uint8."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
 
 
 def _to_bytes(x: Tensor, mode: str) -> Tensor:

@@ -312,6 +312,15 @@ def test_encode_finds_the_quality_that_fits(aecli, photo, option):
     assert f"quality {line['quality']:g}" in aecli(f"encode photo.png {option} --overwrite").stderr
 
 
+def test_encode_with_effort_takes_fewer_bytes_for_the_same_quality(aecli, photo):
+    plain, refined = (json.loads(aecli(f"encode photo.png --effort {n} --overwrite --score --json").stdout) for n in (0, 8))
+    assert refined["bytes"] < plain["bytes"]
+    assert refined["psnr"] > plain["psnr"]
+    assert aecli("decode photo.npz").exit_code == 0
+    assert_one_sentence(aecli("encode photo.png --effort -1 --overwrite"), 2, "--effort -1 is below zero")
+    assert_one_sentence(aecli("encode photo.png --effort 1 --overwrite --weights {tiny-dense}"), 2, "have no use for --effort")
+
+
 def test_encode_refuses_two_sizes_and_says_what_can_be_had(aecli, photo):
     assert_one_sentence(aecli("encode photo.png -q 50 --bpp 1"), 2, "give one of --quality, --bpp, --psnr and --max-bytes")
     assert_one_sentence(aecli("encode photo.png --max-bytes 3x"), 2, "--max-bytes 3x is no number of bytes")

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aecli.batch import Job, identity_of, read_bytes
+from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Inputs, Printing, Running
-from aecli.errors import UsageError
 from aecli.images import SUFFIXES, Picture, read_picture
 from aecli.pipeline import Work
 
@@ -51,8 +50,7 @@ def anomalies(
     report.configure(printing)
     found = report.find(inputs, SUFFIXES)
     report.check_figure(output, overwrite)
-    if identity_of(output) in {identity_of(item.path) for item in found if item.path}:
-        raise UsageError(f"--output {output} is an input: pass another name")
+    report.refuse_source(output, "--output", (item.path for item in found))
 
     from aecli.anomalies import check_weights, judge
     from aecli.weights import load_weights

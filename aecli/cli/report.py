@@ -168,8 +168,8 @@ def plan(
     for job in jobs:
         if job.target is not None:
             check(job.target)
-    if files.report is not None and batch.identity_of(files.report) in {batch.identity_of(j.source) for j in jobs if j.source}:
-        raise UsageError(f"--report {files.report} is an input: pass another name")
+    if files.report is not None:
+        refuse_source(files.report, "--report", (job.source for job in jobs))
     if len(jobs) < len(inputs):
         say(f"left out, as results of an earlier run: {len(inputs) - len(jobs)} of the files found")
     if _printing.json and any(job.target is None for job in jobs):
@@ -198,8 +198,7 @@ def _check_page(path: Path, overwrite: bool) -> None:
     refuse_url(path, "--report")
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {path} is no page: give a name that ends in .html")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise UsageError(f"{path} {'is a folder: pass' if path.is_dir() else 'exists: pass --overwrite or'} another --report")
+    refuse_existing(path, overwrite, "--report")
 
 
 def check_figure(output: Path, overwrite: bool) -> None:
@@ -216,10 +215,16 @@ def refuse_nameless(output: Path) -> None:
         raise UsageError(f"--output {output} is no name of a file: give one")
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
+def refuse_existing(path: Path, overwrite: bool, option: str = "--output") -> None:
     """Raises UsageError for a result that cannot be written there, or must not."""
     if path.is_dir() or (path.exists() and not overwrite):
-        raise UsageError(f"{path} {'is a folder: pass' if path.is_dir() else 'exists: pass --overwrite or'} another --output")
+        raise UsageError(f"{path} {'is a folder: pass' if path.is_dir() else 'exists: pass --overwrite or'} another {option}")
+
+
+def refuse_source(path: Path, option: str, sources: Iterable[Place | None]) -> None:
+    """Raises UsageError for a result that would replace something that is read."""
+    if batch.identity_of(path) in {batch.identity_of(source) for source in sources if source is not None}:
+        raise UsageError(f"{option} {path} is an input: pass another name")
 
 
 def run_batch(

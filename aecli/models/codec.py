@@ -182,6 +182,12 @@ class Codec(nn.Module):
         gain, inverse = (log.exp()[..., None, None] for log in logs)
         return gain, inverse
 
+    def lambda_of(self, level: float) -> float:
+        """The lambda that a level stands for, between two of the configuration by their logarithms."""
+        logs = [math.log(lmbda) for lmbda in self.config.lambdas]
+        lower = min(int(level), len(logs) - 2)
+        return math.exp(logs[lower] + (level - lower) * (logs[lower + 1] - logs[lower]))
+
     def forward(self, x: Tensor, level: Tensor) -> CodecOutput:
         """What training needs: the restored picture and the estimated bits, differentiable.
 
