@@ -6,6 +6,7 @@ import math
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DATA, BUDGET, START = "Data", "How long, how fast", "Start and end"
 LOG_SECONDS = 30  # between progress lines where there is no terminal
+SAME_SIGNAL_SECONDS = 2  # signals that follow within are one
 
 
 def train(
@@ -124,7 +126,9 @@ def train(
             )
             report.refuse_nameless(request.output)
             report.refuse_existing(_picture_beside(request), overwrite)
-        _run(request, processes)
+        status = _run(request, processes)
+    if status != report.ExitStatus.OK:  # after all processes: torchrun ends them as soon as one ends badly
+        raise typer.Exit(status)
 
 
 @contextmanager
@@ -141,7 +145,7 @@ def _processes(printing: Printing) -> Iterator[Processes]:
         raise typer.Exit(report.ExitStatus.FAILED) from error
 
 
-def _run(request: Request, processes: Processes) -> None:
+def _run(request: Request, processes: Processes) -> report.ExitStatus:
     from aecli.training import train as run
 
     with show_progress() as show, stopping_when_told() as told:
@@ -149,9 +153,10 @@ def _run(request: Request, processes: Processes) -> None:
     if not result.finished:
         if processes.leads:
             report.complain(f"stopped after step {result.steps}; the same command with --resume goes on from {request.checkpoint}")
-        raise typer.Exit(report.ExitStatus.TERMINATED if told.signal == signal.SIGTERM else report.ExitStatus.INTERRUPTED)
+        return report.ExitStatus.TERMINATED if told.signal == signal.SIGTERM else report.ExitStatus.INTERRUPTED
     if processes.leads:
         _finish(request, result)
+    return report.ExitStatus.OK
 
 
 def _finish(request: Request, result: Result) -> None:
@@ -173,9 +178,10 @@ def _picture_beside(request: Request) -> Path:
 
 @dataclass
 class Told:
-    """Whether Ctrl-C or SIGTERM came, and which."""
+    """Whether Ctrl-C or SIGTERM came, and which; when, by the monotonic clock."""
 
     signal: int | None = None
+    time: float = 0.0
 
     def __call__(self) -> bool:
         return self.signal is not None
@@ -183,13 +189,17 @@ class Told:
 
 @contextmanager
 def stopping_when_told() -> Iterator[Told]:
-    """Ctrl-C and SIGTERM are noted: the step at hand is finished first. A second one ends the program at once."""
+    """Ctrl-C and SIGTERM are noted: the step at hand is finished first. A second one ends the program at once.
+
+    Ctrl-C on torchrun arrives twice: from the terminal, and from torchrun, which passes on its own.
+    """
     told = Told()
 
     def note(number: int, frame: Any) -> None:
-        if told():
+        if not told():
+            told.signal, told.time = number, time.monotonic()
+        elif time.monotonic() - told.time > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
-        told.signal = number
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -165,7 +165,8 @@ class Trainer:
             left = self.budget.seconds_left(self.step, seconds)
             on_progress(Progress(self.step, share, smooth_loss, rate, seconds, left, self.figures))
         if self.processes.leads:
-            self.figures = self.validate()
+            if share >= 1:  # whoever stops a run, torchrun for one, may not wait for figures
+                self.figures = self.validate()
             self.save_checkpoint()
         return share >= 1
 
