@@ -92,7 +92,7 @@ def main() -> int:
     return 1 if changed else 0
 
 
-def aecli_compressor(weights: str, qualities: Sequence[float], effort: int) -> Compressor:
+def aecli_compressor(weights: str, qualities: Sequence[float], effort: int = 0) -> Compressor:
     return Compressor(
         "aecli",
         qualities,

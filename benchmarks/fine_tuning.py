@@ -105,7 +105,7 @@ def fine_tuned(pages: Path, output: Path, minutes: float, compute: Compute) -> P
 def curves_of(compressors: Sequence[Compressor], folder: Path) -> Curves:
     """The mean over the pictures at each quality."""
     images = [Image.fromarray(pixels) for pixels in pictures(str(folder), None)]
-    return {c.name: [mean([measure(c, quality, image) for image in images]) for quality in c.qualities] for c in compressors}
+    return {c.name: [mean([measure(c, quality, image)[1] for image in images]) for quality in c.qualities] for c in compressors}
 
 
 def columns() -> list[str]:
