@@ -63,7 +63,8 @@ def encode(
         image: a PIL image, or an array (H, W), (H, W, 1 … 4): uint8, uint16 (rounded to 8 bits), or floats in 0–1.
         quality: 0–100 (None is 50), or an aecli.quality.Target, such as Target("bpp", 0.3), whose quality is searched. Feature
             autoencoders have one quality only: leave it out.
-        effort: rounds in which the codec's latents are refined for this picture: fewer bytes, more time.
+        effort: rounds in which the codec's latents are refined for this picture (feature autoencoders have none): fewer bytes, more
+            time.
         weights: the name of shipped weights, or the path of a file; a codec or a feature autoencoder.
 
     Raises:
@@ -88,7 +89,7 @@ def decode(source: bytes | str | Path, *, weights: str | Path | None = None) -> 
     from aecli.images import to_pil
 
     data, name = _data(source)
-    return to_pil(decode_picture(data, name, lambda wanted: _coder(weights or wanted)))
+    return to_pil(decode_picture(data, name, lambda wanted: _coder(weights or wanted, 0)))
 
 
 def load_latents(source: bytes | str | Path, *, weights: str | Path | None = None) -> np.ndarray:
@@ -104,7 +105,7 @@ def load_latents(source: bytes | str | Path, *, weights: str | Path | None = Non
     from aecli.compression import latents_of
 
     data, name = _data(source)
-    return latents_of(data, name, lambda wanted: _coder(weights or wanted))
+    return latents_of(data, name, lambda wanted: _coder(weights or wanted, 0))
 
 
 def load_weights(name: str | Path) -> Weights:
@@ -124,8 +125,8 @@ def _cached_weights(name: str) -> Weights:
     return load_weights(name, device.select().device)
 
 
-@lru_cache(maxsize=8)
-def _coder(weights: str | Path, effort: int = 0) -> Coder:
+@lru_cache(maxsize=8, typed=True)
+def _coder(weights: str | Path, effort: int) -> Coder:
     from aecli import device
     from aecli.compression import coder_for
 

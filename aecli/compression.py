@@ -39,7 +39,7 @@ DEFAULT_QUALITY = 50.0
 DIGEST_LENGTH = 16  # hexadecimal digits of the weights' SHA-256 that a file names
 TILE = 1024  # pixels
 HYPER_TILE = 256  # positions of y
-REFINED_TILE, REFINED_OVERLAP = 48, 4  # positions of y
+REFINED_TILE, REFINED_OVERLAP = 48, 4  # positions of y, even: the checkerboard begins with every tile
 INT8_LOSS = 1.01  # latents are stored with 8 bits where that costs no more than 1 % of the squared error
 MODES = ("L", "RGB")
 LAYOUTS = ("stream", "array")
@@ -315,8 +315,9 @@ class StreamCoder:
         padded = np.pad(picture.pixels, [*margins, (0, 0)], mode="edge")
         overlap = -(-self._model.analysis_radius // 16) * 16
         analyse = self._run(self._model.analysis)
+        bytes_of_picture = torch.from_numpy(padded).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
         with torch.inference_mode():  # no more than a tile is ever held as floats
-            return map_tiles(lambda x: analyse(x.float() / 255), _colours(padded), tile=TILE, overlap=overlap, down=16)
+            return map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=16)
 
     def _encode(self, picture: Picture, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         gain, _ = self._gains(quality)
@@ -324,10 +325,10 @@ class StreamCoder:
         with torch.inference_mode():
             z = map_tiles(lambda y: analyse(y * gain), y, tile=HYPER_TILE, overlap=Codec.hyper_analysis_radius, down=4)
         if self._effort:
-            y = y * gain
-            with torch.no_grad():  # gradients cannot pass tensors of inference mode
+            with torch.inference_mode(False), torch.no_grad():  # gradients cannot pass tensors of inference mode
+                y = y * gain
                 self._refine(y, z.round(), picture, quality)
-            y /= gain
+                y /= gain
         with torch.inference_mode():
             stream, latents = self._latent_coder.encode(y, z, gain)
         header = {"layout": "stream", "quality": quality, "crc": latents.crc}
@@ -335,8 +336,11 @@ class StreamCoder:
 
     def _refine(self, y: Tensor, z: Tensor, picture: Picture, quality: float) -> None:
         """Refine y after its gain, (1, M, h, w), in place and tile by tile."""
-        features = self._model.h_s(z.to(self._compute.device)).cpu()
-        pixels = _colours(picture.pixels)
+        features = map_tiles(
+            lambda z: self._model.h_s(z.to(self._compute.device)),
+            z, tile=HYPER_TILE // 4, overlap=Codec.hyper_synthesis_radius, up=4,
+        )  # fmt: skip
+        pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None]
         for rows, columns in tiles(y.shape[2], y.shape[3], REFINED_TILE, REFINED_OVERLAP):
             top, bottom, left, right = rows.read_start, rows.read_stop, columns.read_start, columns.read_stop
             x = pixels[..., 16 * top : 16 * bottom, 16 * left : 16 * right].float() / 255
@@ -460,11 +464,6 @@ def _dequantise(header: Header, arrays: Arrays) -> np.ndarray:
     if not 0 < scale <= float(np.finfo(np.float32).max):  # true of NaN too
         raise AecliError("its scale is no positive number")
     return latents.astype(np.float32) * np.float32(scale)
-
-
-def _colours(pixels: np.ndarray) -> Tensor:
-    """(H, W, 1 or 3) uint8 → (1, 3, H, W) uint8."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
 
 
 def _to_bytes(x: Tensor, mode: str) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aecli.device import Compute
-from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, Codec, checkerboard, gaussian_bits, scale_of_index
+from aecli.models.codec import BLOCK, INDEX_OFFSET, INDEX_SLOPE, Codec, checkerboard, gaussian_bits, scale_of_index
 
 # Symbols that are moved at once disturb one another: few are, and each counts for more than it is alone.
 MOVED_SHARE = 0.35
@@ -31,7 +31,7 @@ LEAST_CURVATURE = 0.4  # of the mean: what is less is chance
 @dataclass(frozen=True)
 class _Choice:
     """Symbols (1, M, h, w) and what follows from them: their means and standard deviations, bits + lambda · error, and the
-    gradient of lambda · error by y_hat."""
+    gradient of lambda · error by y_hat. All on the CPU: what counts bits is not there, or not as exact, on every device."""
 
     symbols: Tensor
     mu: Tensor
@@ -44,24 +44,24 @@ def refine(model: Codec, x: Tensor, y: Tensor, features: Tensor, level: float, r
     """Latents that cost less than the encoder's, in bits + lambda · 255² · squared error.
 
     Args:
-        x: the picture (1, 3, H, W) in 0–1; where it is smaller than what y stands for, the rest is padding, whose error is free.
-        y: what the encoder gives, after the gain, (1, M, h, w).
+        x: the picture (1, 3, H, W), or (1, 1, H, W) where a grey one is to be decoded, in 0–1; where it is smaller than what y
+            stands for, the rest is padding, whose error is free.
+        y: what the encoder gives, after the gain, (1, M, h, w), h and w even.
         features: what h_s gives, (1, E, h, w).
         level: as of `Codec.gains`.
-        rounds: each takes the time of about three decodings, and a few more are spent before the first.
+        rounds: each takes the time of about three decodings; before the first, two to seventeen times that are spent, the
+            latter on small pictures.
 
     Returns:
-        y (1, M, h, w) float32 on the CPU; rounded to the nearest symbols it never costs more than the one given. The same
-        arguments give the same result.
+        y (1, M, h, w) float32; rounded to the nearest symbols it costs no more than the one given, as far as the estimate
+        goes: that of the bits, and of the error before the picture is rounded.
     """
-    device = compute.device
-    picture = _Problem(model, x.to(device), features.to(device), level, compute)
+    picture = _Problem(model, x, features, level, compute)
     generator = torch.Generator().manual_seed(0)
 
     def some(share: float) -> Tensor:
-        return (torch.rand(y.shape, generator=generator) < share).to(device)
+        return torch.rand(y.shape, generator=generator) < share
 
-    y = y.to(device)
     best = picture.chosen(lambda mu: (y - mu).round())
     curvature = picture.curvature(best, some)
     for _ in range(rounds):
@@ -71,29 +71,30 @@ def refine(model: Codec, x: Tensor, y: Tensor, features: Tensor, level: float, r
             best = choice
         else:
             curvature = curvature * MORE_CAUTION
-    return (best.symbols + best.mu).cpu()
+    return best.symbols + best.mu
 
 
 class _Problem:
     """One picture, and what symbols mean for it."""
 
     def __init__(self, model: Codec, x: Tensor, features: Tensor, level: float, compute: Compute) -> None:
-        self._model, self._x, self._features, self._compute = model, x, features, compute
-        levels = torch.tensor([level], device=x.device)
+        self._model, self._compute = model, compute
+        self._x, self._features = x.to(compute.device), features.to(compute.device)
         with torch.no_grad():
-            self._inverse_gain = model.gains(levels)[1]
+            self._inverse_gain = model.gains(torch.tensor([level], device=compute.device))[1]
         # An error of 1 in one channel of one pixel, in bits
         self._error_weight = model.lambda_of(level) * 255**2 / x.shape[1]
-        self._anchors = checkerboard(*features.shape[-2:], device=x.device)
+        self._anchors = checkerboard(*features.shape[-2:], device=compute.device)
 
     def chosen(self, symbols_of: Callable[[Tensor], Tensor]) -> _Choice:
         """The symbols that are chosen once their means are known, and all about them."""
         with torch.no_grad():
             context = torch.zeros_like(self._features)
             for _ in range(2):  # as in Codec.symbols, but in float32: mu may be a few hundred, and matters to a tenth
-                mu, raw = self._model.parameters_net(torch.cat([self._features, context], dim=1)).chunk(2, dim=1)
+                mu, raw = self._model.parameters_net(torch.cat([self._features, context], dim=1)).cpu().chunk(2, dim=1)
                 symbols = symbols_of(mu)
-                context = self._model.context((symbols + mu) * self._anchors) * ~self._anchors
+                y_hat = (symbols + mu).to(self._compute.device)
+                context = self._model.context(y_hat * self._anchors) * ~self._anchors
             sigma = scale_of_index(INDEX_SLOPE * raw + INDEX_OFFSET)
             bits = gaussian_bits(symbols, sigma).sum().item()
         error, gradient = self._error_and_gradient(symbols + mu)
@@ -105,10 +106,13 @@ class _Problem:
         Half the mean diagonal of the Hessian, by probing a few symbols at a time (Hutchinson's estimator).
         """
         y_hat = choice.symbols + choice.mu
-        total, count = torch.zeros(2, *y_hat.shape[:2], device=y_hat.device)
-        probes = math.ceil(PROBES_A_CHANNEL / (PROBED_SHARE * y_hat[0, 0].numel()))
+        rows, columns = (-(-side // BLOCK) for side in self._x.shape[-2:])  # the rest stands for padding
+        inside = torch.zeros(y_hat.shape[-2:])
+        inside[:rows, :columns] = 0.5
+        total, count = torch.zeros(2, *y_hat.shape[:2])
+        probes = math.ceil(PROBES_A_CHANNEL / (PROBED_SHARE * rows * columns))
         for _ in range(min(probes, MOST_PROBES)):
-            probe = torch.where(some(PROBED_SHARE), torch.where(some(0.5), 0.5, -0.5), 0.0)
+            probe = torch.where(some(PROBED_SHARE), torch.where(some(0.5), inside, -inside), 0.0)
             change = self._error_and_gradient(y_hat + probe)[1] - choice.gradient
             total += 0.5 * (change * probe).sum(dim=(2, 3))
             count += (probe * probe).sum(dim=(2, 3))
@@ -117,20 +121,22 @@ class _Problem:
         return CAUTION * by_channel[..., None, None]
 
     def _error_and_gradient(self, y_hat: Tensor) -> tuple[float, Tensor]:
-        y_hat = y_hat.clone().requires_grad_()
+        y_hat = y_hat.to(self._compute.device, copy=True).requires_grad_()
         with torch.enable_grad(), self._compute.autocast():
             scaled = (y_hat * self._inverse_gain).contiguous(memory_format=torch.channels_last)
             x_hat = self._model.synthesis(scaled).float()[..., : self._x.shape[2], : self._x.shape[3]]
+            if self._x.shape[1] == 1:
+                x_hat = x_hat.mean(dim=1, keepdim=True)
             error = self._error_weight * F.mse_loss(x_hat, self._x, reduction="sum")
         (gradient,) = torch.autograd.grad(error, y_hat)
-        return error.item(), gradient
+        return error.item(), gradient.cpu()
 
 
 def _moved(choice: _Choice, curvature: Tensor) -> Tensor:
-    """The symbols, each moved to the cheapest of the three around the minimum of the model, as if it were the only one."""
+    """The symbols, each moved to the cheapest of the three around the minimum of the model, if cheaper, as if it were alone."""
     wanted = choice.symbols - choice.gradient / (2 * curvature)
     nearest = wanted.round()
-    candidates = (nearest, nearest - nearest.sign(), nearest + (wanted - nearest).sign())
+    candidates = (choice.symbols, nearest, nearest - nearest.sign(), nearest + (wanted - nearest).sign())
     costs = [gaussian_bits(s, choice.sigma) + curvature * (s - wanted) ** 2 for s in candidates]
     cheapest = torch.stack(costs).argmin(dim=0, keepdim=True)
     return torch.stack(candidates).gather(0, cheapest)[0]

@@ -79,6 +79,7 @@ def _stored(tensor: torch.Tensor, half: bool) -> torch.Tensor:
     return tensor.half() if half and tensor.is_floating_point() else tensor
 
 
+@torch.inference_mode(False)  # whatever the caller is at: gradients pass through parameters
 def load_weights(name: str | Path, device: str | torch.device = "cpu") -> Weights:
     """Read a weights file by the name of a shipped one (`photo-denoise`) or by its path.
 

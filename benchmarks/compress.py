@@ -94,7 +94,7 @@ def main() -> int:
 
 def aecli_compressor(weights: str, qualities: Sequence[float], effort: int = 0) -> Compressor:
     return Compressor(
-        "aecli",
+        f"aecli --effort {effort}" if effort else "aecli",
         qualities,
         lambda image, quality: aecli.encode(image, quality=quality, effort=effort, weights=weights),
         lambda data: aecli.decode(data, weights=weights),
@@ -143,7 +143,7 @@ def measure(compressor: Compressor, quality: float, image: Image.Image) -> tuple
         similarity,
         encode_seconds,
         decode_seconds,
-        len(data) - stream_bytes(data) if compressor.name == "aecli" else math.nan,
+        len(data) - stream_bytes(data) if compressor.name.startswith("aecli") else math.nan,
     )
 
 

@@ -25,7 +25,7 @@ def cost(data, coder, picture, quality=QUALITY):
     """Bits of the file's stream + lambda · 255² · squared error: what the codec was trained for."""
     decoded = decode_picture(data, "a.npz", lambda _: coder).pixels.astype(float)
     _, arrays = compression.read_container(data, "a.npz")
-    squared_error = ((decoded - picture.pixels) ** 2).sum() / 3
+    squared_error = ((decoded - picture.pixels) ** 2).sum() / picture.pixels.shape[2]
     return 8 * arrays["stream"].size + coder.weights.model.lambda_of(7 * quality / 100) * squared_error
 
 
@@ -62,12 +62,23 @@ def test_any_size_decodes_to_its_own_symbols(codec_weights, compute, picture_of,
     assert decode_picture(encode_picture(picture, coder), "a", lambda _: coder).pixels.shape == (height, width, 3)
 
 
-def test_grey_stays_grey(codec_of, small_photograph):
+def test_grey_is_refined_as_it_is_decoded(codec_of, small_photograph):
     grey = replace(small_photograph, pixels=small_photograph.pixels[..., 1:2], mode="L")
-    assert decode_picture(encode_picture(grey, codec_of(1)), "a", lambda _: codec_of(0)).mode == "L"
+    files = [encode_picture(grey, codec_of(effort), quality=QUALITY) for effort in (0, 6)]
+    assert decode_picture(files[1], "a", lambda _: codec_of(0)).mode == "L"
+    plain, refined = (cost(data, codec_of(0), grey) for data in files)
+    assert refined < 0.985 * plain
 
 
-def test_it_returns_whole_symbols_away_from_the_mean_and_never_costs_more(codec_weights, compute):
+def test_within_the_callers_inference_mode(small_photograph):
+    import aecli
+
+    outside = aecli.encode(small_photograph.pixels, effort=1)
+    with torch.inference_mode():
+        assert aecli.encode(small_photograph.pixels, effort=1) == outside
+
+
+def test_what_is_refined_rounds_to_itself(codec_weights, compute):
     """Of an untrained codec whose curvature says little, too."""
     model, generator = codec_weights.model, torch.Generator().manual_seed(1)
     x = torch.rand(1, 3, 64, 64, generator=generator)
@@ -75,8 +86,9 @@ def test_it_returns_whole_symbols_away_from_the_mean_and_never_costs_more(codec_
     features = torch.zeros(1, 8, 4, 4)
     refined = refine(model, x, y, features, 3.0, 3, compute)
     assert refined.shape == y.shape
+    assert not torch.equal(refined.round(), y.round())
     again = refine(model, x, refined, features, 3.0, 0, compute)
-    torch.testing.assert_close(again, refined)  # nothing but rounding is left, which changes nothing
+    torch.testing.assert_close(again, refined)
 
 
 def test_lambda_between_two_levels(codec_weights):

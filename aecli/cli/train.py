@@ -6,7 +6,6 @@ import math
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 DATA, BUDGET, START = "Data", "How long, how fast", "Start and end"
 LOG_SECONDS = 30  # between progress lines where there is no terminal
-SAME_SIGNAL_SECONDS = 2  # signals that follow within are one
 
 
 def train(
@@ -178,10 +176,9 @@ def _picture_beside(request: Request) -> Path:
 
 @dataclass
 class Told:
-    """Whether Ctrl-C or SIGTERM came, and which; when, by the monotonic clock."""
+    """Whether Ctrl-C or SIGTERM came, and which."""
 
     signal: int | None = None
-    time: float = 0.0
 
     def __call__(self) -> bool:
         return self.signal is not None
@@ -189,17 +186,13 @@ class Told:
 
 @contextmanager
 def stopping_when_told() -> Iterator[Told]:
-    """Ctrl-C and SIGTERM are noted: the step at hand is finished first. A second one ends the program at once.
-
-    Ctrl-C on torchrun arrives twice: from the terminal, and from torchrun, which passes on its own.
-    """
+    """Ctrl-C and SIGTERM are noted: the step at hand is finished first. A second one ends the program at once."""
     told = Told()
 
     def note(number: int, frame: Any) -> None:
-        if not told():
-            told.signal, told.time = number, time.monotonic()
-        elif time.monotonic() - told.time > SAME_SIGNAL_SECONDS:
+        if told():
             raise KeyboardInterrupt
+        told.signal = number
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -136,6 +136,7 @@ class Codec(nn.Module):
     hyper_frequencies: Tensor
     stride = 64
     hyper_analysis_radius = 4  # how far, in positions of y, z depends on y
+    hyper_synthesis_radius = 2  # how far, in positions of z, what h_s gives depends on z
 
     @property
     def analysis_radius(self) -> int:
