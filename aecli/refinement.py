@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aecli.device import Compute
-from aecli.models.codec import BLOCK, INDEX_OFFSET, INDEX_SLOPE, Codec, checkerboard, gaussian_bits, scale_of_index
+from aecli.models.codec import BLOCK, INDEX_OFFSET, INDEX_SLOPE, Codec, gaussian_bits, scale_of_index
 
 # Symbols that are moved at once disturb one another: few are, and each counts for more than it is alone.
 MOVED_SHARE = 0.35
@@ -84,17 +84,13 @@ class _Problem:
             self._inverse_gain = model.gains(torch.tensor([level], device=compute.device))[1]
         # An error of 1 in one channel of one pixel, in bits
         self._error_weight = model.lambda_of(level) * 255**2 / x.shape[1]
-        self._anchors = checkerboard(*features.shape[-2:], device=compute.device)
 
     def chosen(self, symbols_of: Callable[[Tensor], Tensor]) -> _Choice:
         """The symbols that are chosen once their means are known, and all about them."""
         with torch.no_grad():
-            context = torch.zeros_like(self._features)
-            for _ in range(2):  # as in Codec.symbols, but in float32: mu may be a few hundred, and matters to a tenth
-                mu, raw = self._model.parameters_net(torch.cat([self._features, context], dim=1)).cpu().chunk(2, dim=1)
-                symbols = symbols_of(mu)
-                y_hat = (symbols + mu).to(self._compute.device)
-                context = self._model.context(y_hat * self._anchors) * ~self._anchors
+            # In float32: mu may be a few hundred, and matters to a tenth
+            found = self._model.two_passes(self._features, lambda mu: symbols_of(mu.cpu()).to(mu.device))
+            symbols, mu, raw = (part.cpu() for part in found)
             sigma = scale_of_index(INDEX_SLOPE * raw + INDEX_OFFSET)
             bits = gaussian_bits(symbols, sigma).sum().item()
         error, gradient = self._error_and_gradient(symbols + mu)

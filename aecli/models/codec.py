@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -216,14 +217,24 @@ class Codec(nn.Module):
         """
         gain, _ = self.gains(level)
         y = self.analysis(x) * gain
-        features = self.h_s(self.h_a(y).round())
-        anchors = checkerboard(*y.shape[-2:], device=y.device)
-        context = torch.zeros_like(features)
-        for _ in range(2):  # the first time anchors are right, which have no context, the second time all
-            mu, raw = self.parameters_net(torch.cat([features, context], dim=1)).float().chunk(2, dim=1)
-            symbols = (y - mu).round()
-            context = self.context((symbols + mu) * anchors) * ~anchors
+        symbols, _, raw = self.two_passes(self.h_s(self.h_a(y).round()), lambda mu: (y - mu).round())
         return symbols.long(), (INDEX_SLOPE * raw + INDEX_OFFSET).round().long().clamp(0, SCALES - 1)
+
+    def two_passes(self, features: Tensor, symbols_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols, mu and the raw scale index, each (B, M, h, w), as float networks predict them: anchors first, then the rest.
+
+        features: what h_s gives, (B, E, h, w). symbols_of: mu → symbols, asked in each pass, of the first for anchors alone.
+        """
+        anchors = checkerboard(*features.shape[-2:], device=features.device)
+        context = torch.zeros_like(features)
+        mu, _ = self._predicted(features, context)
+        context = self.context((symbols_of(mu) + mu) * anchors) * ~anchors
+        mu, raw = self._predicted(features, context)
+        return symbols_of(mu), mu, raw
+
+    def _predicted(self, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        mu, raw = self.parameters_net(torch.cat([features, context], dim=1)).float().chunk(2, dim=1)
+        return mu, raw
 
 
 class LogisticMixture(nn.Module):
