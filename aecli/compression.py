@@ -26,7 +26,7 @@ from aecli.errors import AecliError, UsageError
 from aecli.images import Picture, read_picture, with_8_bits
 from aecli.metrics import psnr
 from aecli.models import FeatureAutoencoder
-from aecli.models.codec import Codec
+from aecli.models.codec import BLOCK, Codec
 from aecli.models.dense import squared_error
 from aecli.patches import Grid, from_patches, goes_together, grid_of, to_patches, to_tensor, together
 from aecli.quality import Target, check_quality, search
@@ -313,11 +313,11 @@ class StreamCoder:
         height, width = picture.pixels.shape[:2]
         margins = [(0, -side % Codec.stride) for side in (height, width)]
         padded = np.pad(picture.pixels, [*margins, (0, 0)], mode="edge")
-        overlap = -(-self._model.analysis_radius // 16) * 16
+        overlap = -(-self._model.analysis_radius // BLOCK) * BLOCK
         analyse = self._run(self._model.analysis)
         bytes_of_picture = torch.from_numpy(padded).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
         with torch.inference_mode():  # no more than a tile is ever held as floats
-            return map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=16)
+            return map_tiles(lambda x: analyse(x.float() / 255), bytes_of_picture, tile=TILE, overlap=overlap, down=BLOCK)
 
     def _encode(self, picture: Picture, y: Tensor, quality: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         gain, _ = self._gains(quality)
@@ -342,17 +342,15 @@ class StreamCoder:
         )  # fmt: skip
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None]
         for rows, columns in tiles(y.shape[2], y.shape[3], REFINED_TILE, REFINED_OVERLAP):
-            top, bottom, left, right = rows.read_start, rows.read_stop, columns.read_start, columns.read_stop
-            x = pixels[..., 16 * top : 16 * bottom, 16 * left : 16 * right].float() / 255
-            part = (..., slice(top, bottom), slice(left, right))
+            x = pixels[..., rows.scaled(BLOCK).read, columns.scaled(BLOCK).read].float() / 255
+            part = (..., rows.read, columns.read)
             found = refine(self._model, x, y[part], features[part], self._level(quality), self._effort, self._compute)
-            kept = (..., slice(rows.keep_start, rows.keep_stop), slice(columns.keep_start, columns.keep_stop))
-            y[kept] = found[..., rows.keep_start - top : rows.keep_stop - top, columns.keep_start - left : columns.keep_stop - left]
+            y[..., rows.kept, columns.kept] = found[..., rows.kept_of_read, columns.kept_of_read]
 
     def latents(self, header: Header, arrays: Arrays) -> Latents:
         """The symbols of a stream, checked against their CRC."""
         width, height = header["size"]
-        grid = [-(-side // Codec.stride) * Codec.stride // 16 for side in (height, width)]
+        grid = [-(-side // Codec.stride) * Codec.stride // BLOCK for side in (height, width)]
         stream = arrays["stream"]
         if stream.dtype != np.uint8 or stream.ndim != 1:
             raise AecliError("its stream is no row of bytes")
@@ -372,12 +370,12 @@ class StreamCoder:
             raise AecliError("its quality is not within 0-100")
         y = self.latents(header, arrays).fixed_y_hat[None]
         _, inverse_gain = self._gains(quality)
-        overlap = -(-self._model.synthesis_radius // 16)
+        overlap = -(-self._model.synthesis_radius // BLOCK)
         synthesise = self._run(self._model.synthesis)
         with torch.inference_mode():
             pixels = map_tiles(
                 lambda y: _to_bytes(synthesise(from_fixed(y) * inverse_gain), header["mode"]),
-                y, tile=TILE // 16, overlap=overlap, up=16,
+                y, tile=TILE // BLOCK, overlap=overlap, up=BLOCK,
             )  # fmt: skip
         return np.ascontiguousarray(pixels[0, :, :height, :width].permute(1, 2, 0).numpy())
 

@@ -147,11 +147,9 @@ def _restore(
     result = pixels.copy()
     squares = 0.0  # of the noise levels, summed over the visible pixels
     for rows, columns in tiles(height, width, tile, overlap):
-        kept = slice(rows.keep_start, rows.keep_stop), slice(columns.keep_start, columns.keep_stop)
+        kept, read, inside = (rows.kept, columns.kept), (rows.read, columns.read), (rows.kept_of_read, columns.kept_of_read)
         if not visible[kept].any():
             continue
-        read = slice(rows.read_start, rows.read_stop), slice(columns.read_start, columns.read_stop)
-        inside = tuple(slice(k.start - r.start, k.stop - r.start) for k, r in zip(kept, read, strict=True))
         # A grey picture goes in as three equal channels, as in training.
         x = _without_hidden(pixels[read], visible[read]).expand(3, -1, -1)[None]
         restored, levels = _run(x, model, sigma, compute)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aecli.device import Compute
-from aecli.models.codec import BLOCK, INDEX_OFFSET, INDEX_SLOPE, Codec, gaussian_bits, scale_of_index
+from aecli.models.codec import BLOCK, Codec, dead_zone, gaussian_bits, scale_of_index, symbols_near
 
 # Symbols that are moved at once disturb one another: few are, and each counts for more than it is alone.
 MOVED_SHARE = 0.35
@@ -53,8 +53,8 @@ def refine(model: Codec, x: Tensor, y: Tensor, features: Tensor, level: float, r
             latter on small pictures.
 
     Returns:
-        y (1, M, h, w) float32; rounded to the nearest symbols it costs no more than the one given, as far as the estimate
-        goes: that of the bits, and of the error before the picture is rounded.
+        y (1, M, h, w) float32; coded, it costs no more than the one given, as far as the estimate goes: that of the bits, and of
+        the error before the picture is rounded.
     """
     picture = _Problem(model, x, features, level, compute)
     generator = torch.Generator().manual_seed(0)
@@ -62,16 +62,16 @@ def refine(model: Codec, x: Tensor, y: Tensor, features: Tensor, level: float, r
     def some(share: float) -> Tensor:
         return torch.rand(y.shape, generator=generator) < share
 
-    best = picture.chosen(lambda mu: (y - mu).round())
+    best = picture.chosen(lambda mu, index: symbols_near(y - mu, index))
     curvature = picture.curvature(best, some)
     for _ in range(rounds):
         symbols = torch.where(some(MOVED_SHARE), _moved(best, curvature), best.symbols)
-        choice = picture.chosen(lambda mu, symbols=symbols: symbols)  # type: ignore[misc]
+        choice = picture.chosen(lambda mu, index, symbols=symbols: symbols)  # type: ignore[misc]
         if choice.cost < best.cost:
             best = choice
         else:
             curvature = curvature * MORE_CAUTION
-    return best.symbols + best.mu
+    return best.symbols + best.symbols.sign() * dead_zone(best.sigma) + best.mu
 
 
 class _Problem:
@@ -85,13 +85,13 @@ class _Problem:
         # An error of 1 in one channel of one pixel, in bits
         self._error_weight = model.lambda_of(level) * 255**2 / x.shape[1]
 
-    def chosen(self, symbols_of: Callable[[Tensor], Tensor]) -> _Choice:
+    def chosen(self, symbols_of: Callable[[Tensor, Tensor], Tensor]) -> _Choice:
         """The symbols that are chosen once their means are known, and all about them."""
         with torch.no_grad():
             # In float32: mu may be a few hundred, and matters to a tenth
-            found = self._model.two_passes(self._features, lambda mu: symbols_of(mu.cpu()).to(mu.device))
-            symbols, mu, raw = (part.cpu() for part in found)
-            sigma = scale_of_index(INDEX_SLOPE * raw + INDEX_OFFSET)
+            found = self._model.two_passes(self._features, lambda mu, index: symbols_of(mu.cpu(), index.cpu()).to(mu.device))
+            symbols, mu, index = (part.cpu() for part in found)
+            sigma = scale_of_index(index)
             bits = gaussian_bits(symbols, sigma).sum().item()
         error, gradient = self._error_and_gradient(symbols + mu)
         return _Choice(symbols, mu, sigma, bits + error, gradient)

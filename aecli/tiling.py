@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TypeVar
 
 import torch
@@ -23,6 +23,23 @@ class Span:
     read_stop: int
     keep_start: int
     keep_stop: int
+
+    @property
+    def read(self) -> slice:
+        return slice(self.read_start, self.read_stop)
+
+    @property
+    def kept(self) -> slice:
+        return slice(self.keep_start, self.keep_stop)
+
+    @property
+    def kept_of_read(self) -> slice:
+        """Where the kept part lies in the part that was read."""
+        return slice(self.keep_start - self.read_start, self.keep_stop - self.read_start)
+
+    def scaled(self, up: int, down: int = 1) -> Span:
+        """The same span at another resolution, up/down times as fine."""
+        return Span(*(v * up // down for v in astuple(self)))
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
@@ -56,18 +73,13 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, ove
     height, width = x.shape[-2:]
     result: Tensor | None = None
     for rows, columns in tiles(height, width, tile, overlap):
-        part = function(x[..., rows.read_start : rows.read_stop, columns.read_start : columns.read_stop]).cpu()
+        part = function(x[..., rows.read, columns.read]).cpu()
         if result is None:
             result = torch.empty(1, part.shape[1], height * up // down, width * up // down, dtype=part.dtype)
-        (top, bottom, y0), (left, right, x0) = (_kept(span, up, down) for span in (rows, columns))
-        result[..., top:bottom, left:right] = part[..., top - y0 : bottom - y0, left - x0 : right - x0]
+        rows, columns = rows.scaled(up, down), columns.scaled(up, down)
+        result[..., rows.kept, columns.kept] = part[..., rows.kept_of_read, columns.kept_of_read]
     assert result is not None
     return result
-
-
-def _kept(span: Span, up: int, down: int) -> tuple[int, int, int]:
-    """Where a span's kept part lies in the result, and where its read part starts there."""
-    return tuple(v * up // down for v in (span.keep_start, span.keep_stop, span.read_start))  # type: ignore[return-value]
 
 
 class TileSide:

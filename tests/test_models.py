@@ -10,14 +10,17 @@ from torch import nn
 from aecli.errors import AecliError, UsageError
 from aecli.models import ARCHITECTURES, build, config_of
 from aecli.models.codec import (
+    ERROR_WEIGHT,
     Codec,
     CodecConfig,
     LogisticMixture,
     checkerboard,
+    dead_zone,
     gaussian_bits,
     lower_bound,
     rate_distortion,
     scale_of_index,
+    symbols_near,
 )
 from aecli.models.conv import Vae, VaeConfig
 from aecli.models.dense import Dense, DenseConfig, Sparse, SparseConfig, active_share, parse_sparsity, squared_error
@@ -368,6 +371,26 @@ def test_the_scale_table_spans_its_range_evenly_in_the_logarithm():
 
 def test_a_checkerboard_has_every_second_position():
     assert checkerboard(2, 3).int().tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("index", [0.0, 7.0, 16.5, 30.0])
+def test_the_dead_zone_takes_the_cheaper_of_zero_and_one(index):
+    """Bits + ERROR_WEIGHT · squared error decide."""
+    v = torch.linspace(-1, 1, 401, dtype=torch.float64)
+    sigma = scale_of_index(torch.tensor(index, dtype=torch.float64))
+    costs = torch.stack([gaussian_bits(s, sigma) + ERROR_WEIGHT * (v - s) ** 2 for s in (torch.zeros_like(v), v.sign())])
+    decided = (costs[0] - costs[1]).abs() > 1e-3
+    chosen = symbols_near(v, torch.tensor(index, dtype=torch.float64))
+    assert torch.equal(chosen[decided], torch.where(costs[0] < costs[1], 0, v.sign())[decided])
+
+
+def test_the_dead_zone_is_wide_where_symbols_are_rare_and_leaves_integers_as_they_are():
+    margins = dead_zone(scale_of_index(torch.arange(64, dtype=torch.float64)))
+    assert (margins.diff() <= 0).all()
+    assert 0.1 < margins[0] < 0.25
+    assert 0 <= margins[-1] < 1e-4
+    integers, index = torch.arange(-5.0, 6.0), torch.arange(64.0)[:, None]
+    assert torch.equal(symbols_near(integers, index), integers.expand(64, -1))
 
 
 @pytest.mark.parametrize("sigma", [0.11, 1.0, 30.0])

@@ -76,7 +76,7 @@ def test_within_the_callers_inference_mode(small_photograph):
         assert aecli.encode(small_photograph.pixels, effort=1) == outside
 
 
-def test_what_is_refined_rounds_to_itself(codec_weights, compute):
+def test_what_is_refined_is_coded_as_it_is(codec_weights, compute):
     """Of an untrained codec whose curvature says little, too."""
     model, generator = codec_weights.model, torch.Generator().manual_seed(1)
     x = torch.rand(1, 3, 64, 64, generator=generator)

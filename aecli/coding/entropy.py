@@ -19,7 +19,7 @@ from torch import Tensor
 from aecli.coding.exact import ACTIVATION_LIMIT, FRACTION_BITS, ExactNetwork, from_fixed, to_fixed
 from aecli.coding.tables import gaussian_tables, hyper_tables
 from aecli.errors import AecliError
-from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, SCALES, Codec, checkerboard
+from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, SCALES, Codec, checkerboard, dead_zone, scale_of_index, shrunk
 
 # constriction's submodules are attributes of a binary module, and cannot be imported by name
 models, queue = constriction.stream.model, constriction.stream.queue
@@ -35,7 +35,7 @@ POSITIONS_PER_BYTE = 64
 
 @dataclass(frozen=True)
 class Latents:
-    """symbols: y as coded, round(y − mu), (M, h, w) int16; z: (N, h/4, w/4) int16.
+    """symbols: y − mu as coded, (M, h, w) int16; z: (N, h/4, w/4) int16.
 
     fixed_y_hat: what the decoder sees, fixed-point, (M, h, w) int32.
     """
@@ -77,12 +77,14 @@ class LatentCoder:
         for table, channel in zip(self._hypers, z_symbols, strict=True):
             table.encode(coder, channel.ravel())
         y = y[0].flatten(1)
+        dead_zones = dead_zone(scale_of_index(torch.arange(SCALES, dtype=torch.float64)))
 
         def code(indices: np.ndarray, where: Tensor, mu: Tensor) -> np.ndarray:
             symbols = np.empty(indices.shape, dtype=np.int16)
             for part in self._strips():
                 scaled = y[part, where] * gain[0, part, 0]
-                symbols[part] = _to_symbols((scaled.double() - from_fixed(mu[part, where].double())).round())
+                v = scaled.double() - from_fixed(mu[part, where].double())
+                symbols[part] = _to_symbols(shrunk(v, dead_zones[torch.from_numpy(indices[part]).int()]).round())
             for index in np.unique(indices):
                 self._gaussians[index].encode(coder, symbols[indices == index])
             return symbols
