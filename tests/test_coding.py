@@ -24,7 +24,7 @@ from aecli.coding.exact import ExactNetwork, from_fixed, to_fixed
 from aecli.coding.tables import TOTAL, fill_tables, fit_tables, gaussian_tables, hyper_tables
 from aecli.device import select
 from aecli.errors import AecliError
-from aecli.models.codec import SCALES, Codec, gaussian_half_width, scale_of_index
+from aecli.models.codec import SCALES, Codec, dead_zone, gaussian_half_width, scale_of_index
 
 CODEC = tiny_codec()
 
@@ -226,10 +226,14 @@ def test_what_is_decoded_is_what_was_encoded(coder, height, width, scale):
     assert decoded.crc == coded.crc
 
 
-def test_decoded_latents_lie_within_half_a_step_of_the_originals(coder):
+def test_decoded_latents_lie_within_half_a_step_of_the_originals_and_a_dead_zone_nearer_to_their_means(coder):
     y, z = some_latents()
     _, coded = coder.encode(y, z, UNIT_GAIN)
-    assert (coded.y_hat - y).abs().max() <= 0.5
+    error, symbols = coded.y_hat - y, torch.from_numpy(coded.symbols).float()
+    assert error.abs().max() <= 0.5 + dead_zone(scale_of_index(torch.tensor(0.0)))
+    farther = error.abs() > 0.5
+    assert 0 < farther.float().mean() < 0.2
+    assert ((symbols - error).abs() > symbols.abs())[farther].all()
     np.testing.assert_array_equal(coded.z, z[0].round())
 
 
