@@ -68,6 +68,7 @@ class LatentCoder:
         self._h_s, self._context, self._parameters = (ExactNetwork(n) for n in (model.h_s, model.context, model.parameters_net))
         self._gaussians = [_Table(t) for t in gaussian_tables(model)]
         self._hypers = [_Table(t) for t in hyper_tables(model)]
+        self._dead_zones = dead_zone(scale_of_index(torch.arange(SCALES, dtype=torch.float64)))
 
     def encode(self, y: Tensor, z: Tensor, gain: Tensor) -> tuple[bytes, Latents]:
         """y: (1, M, h, w) before its gain (1, M, 1, 1), z: (1, N, h/4, w/4), h and w multiples of 4 → the stream and what was
@@ -77,14 +78,13 @@ class LatentCoder:
         for table, channel in zip(self._hypers, z_symbols, strict=True):
             table.encode(coder, channel.ravel())
         y = y[0].flatten(1)
-        dead_zones = dead_zone(scale_of_index(torch.arange(SCALES, dtype=torch.float64)))
 
         def code(indices: np.ndarray, where: Tensor, mu: Tensor) -> np.ndarray:
             symbols = np.empty(indices.shape, dtype=np.int16)
             for part in self._strips():
                 scaled = y[part, where] * gain[0, part, 0]
                 v = scaled.double() - from_fixed(mu[part, where].double())
-                symbols[part] = _to_symbols(shrunk(v, dead_zones[torch.from_numpy(indices[part]).int()]).round())
+                symbols[part] = _to_symbols(shrunk(v, self._dead_zones[torch.from_numpy(indices[part]).int()]).round())
             for index in np.unique(indices):
                 self._gaussians[index].encode(coder, symbols[indices == index])
             return symbols
