@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from aecli.training.data import folder_pictures, read_rgb
 from aecli.weights import Weights
 
 T = TypeVar("T")
+
+DATA = Path(__file__).parent.parent / "tests" / "data"
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -46,6 +49,16 @@ def pictures(folder: str, limit: int | None) -> Iterator[np.ndarray]:
     for index, path in enumerate(paths, start=1):
         print(f"{index}/{len(paths)} {path.name}", file=sys.stderr)
         yield read_rgb(path)
+
+
+def photograph(megapixels: float) -> Image.Image:
+    """tests/data/photo.png in another size, 4:3, mirrored or cut."""
+    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    width = round(megapixels * 1e6 / height)
+    small = np.array(Image.open(DATA / "photo.png").convert("RGB"))
+    missing = [max(0, wanted - side) for wanted, side in zip((height, width), small.shape[:2], strict=True)]
+    mirrored = np.pad(small, [*((0, n) for n in missing), (0, 0)], mode="symmetric")
+    return Image.fromarray(mirrored[:height, :width])
 
 
 def machine(precision: object, *weights: Weights) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, numbers, parser, table, timed, write_json
+from common import DATA, machine, numbers, parser, photograph, table, timed, write_json
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +42,6 @@ from aecli.weights import Weights
 Network = Callable[[Tensor], Tensor]
 PARTS = ("start-up", "reading", "network", "writing")
 PEAK_CONVOLUTIONS = ((64, 256), (96, 256), (128, 128), (256, 64))  # channels, side: the shapes that denoisers are made of
-DATA = Path(__file__).parent.parent / "tests" / "data"
 PHOTOGRAPHS = ("arches", "colosseum", "photo", "skyline")
 CHILD = """
 import json, resource, sys, time
@@ -245,14 +244,6 @@ def run_row(run: dict[str, Any]) -> list[str]:
     figures = [run["seconds"], *(run[part] for part in PARTS), run["seconds"] / megapixels, run["network"] / megapixels]
     figures += [run["processor"] / megapixels, run["resident"]]
     return [f"{megapixels:.3g}", run["file"], *(f"{figure:.2f}" for figure in figures)]
-
-
-def photograph(megapixels: float) -> Image.Image:
-    """4:3, by mirroring."""
-    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
-    width = round(megapixels * 1e6 / height)
-    small = np.array(Image.open(DATA / "photo.png").convert("RGB"))
-    return Image.fromarray(np.pad(small, [(0, height - small.shape[0]), (0, width - small.shape[1]), (0, 0)], mode="symmetric"))
 
 
 def noisy(pixels: np.ndarray, sigma: float = 25) -> np.ndarray:
