@@ -20,11 +20,11 @@ from torch import nn
 from aecli.coding import container
 from aecli.coding.container import _npy, read_container, write_container
 from aecli.coding.entropy import SYMBOL_LIMIT, LatentCoder, _scale_indices
-from aecli.coding.exact import ExactNetwork, from_fixed, to_fixed
+from aecli.coding.exact import ExactCheckerboardConv, ExactNetwork, from_fixed, to_fixed
 from aecli.coding.tables import TOTAL, fill_tables, fit_tables, gaussian_tables, hyper_tables
 from aecli.device import select
 from aecli.errors import AecliError
-from aecli.models.codec import SCALES, Codec, dead_zone, gaussian_half_width, scale_of_index
+from aecli.models.codec import SCALES, Codec, checkerboard, dead_zone, gaussian_half_width, scale_of_index
 
 CODEC = tiny_codec()
 
@@ -167,6 +167,23 @@ def test_exact_networks_give_the_same_bits_in_strips(name, monkeypatch):
     whole = network(x)
     monkeypatch.setattr("aecli.coding.exact.STRIP_VALUES", 1)  # a row at a time
     assert torch.equal(network(x), whole)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 6), (5, 7)])
+def test_the_context_of_the_anchors_alone_is_that_of_the_whole_convolution(height, width):
+    x = fixed_input(8, height=height, width=width)
+    anchors = checkerboard(height, width)
+    expected = ExactNetwork(CODEC.context)(x * anchors)[0, :, ~anchors]
+    found = ExactCheckerboardConv(CODEC.context)(nn.functional.pad(x[0].int(), (2, 2, 2, 2)))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("positions", [1, 50])
+def test_the_context_is_the_same_in_strips(coder, monkeypatch, positions):
+    latents = some_latents(16, 12, scale=10)
+    whole, _ = coder.encode(*latents, UNIT_GAIN)
+    monkeypatch.setattr("aecli.coding.entropy.CONTEXT_POSITIONS", positions)
+    assert coder.encode(*latents, UNIT_GAIN)[0] == whole
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -14,9 +14,10 @@ from typing import Any
 import constriction
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from aecli.coding.exact import ACTIVATION_LIMIT, FRACTION_BITS, ExactNetwork, from_fixed, to_fixed
+from aecli.coding.exact import ACTIVATION_LIMIT, FRACTION_BITS, ExactCheckerboardConv, ExactNetwork, from_fixed, to_fixed
 from aecli.coding.tables import gaussian_tables, hyper_tables
 from aecli.errors import AecliError
 from aecli.models.codec import INDEX_OFFSET, INDEX_SLOPE, SCALES, Codec, checkerboard, dead_zone, scale_of_index, shrunk
@@ -26,9 +27,8 @@ models, queue = constriction.stream.model, constriction.stream.queue
 
 SYMBOL_LIMIT = 32767
 STRIP_POSITIONS = 1 << 12  # latent positions whose activations are held as float64 at once
-CONTEXT_POSITIONS = 1 << 14  # the same of the context, whose strips overlap
+CONTEXT_POSITIONS = 1 << 12  # the same of the context, whose strips overlap
 STRIP_CHANNELS = 16  # of y that are held as float64 at once
-CONTEXT_RADIUS = 2  # of the 5×5 context
 # No stream is shorter than a byte for so many latent positions, so that a short file cannot claim a huge picture.
 POSITIONS_PER_BYTE = 64
 
@@ -65,7 +65,8 @@ class LatentCoder:
         if int(model.gaussian_frequencies.min()) < 1 or int(model.hyper_frequencies.min()) < 1:
             raise AecliError("these codec weights hold no probability tables: finish their training with aecli train --resume")
         self._latent, self._hyper = model.config.latent, model.config.hyper
-        self._h_s, self._context, self._parameters = (ExactNetwork(n) for n in (model.h_s, model.context, model.parameters_net))
+        self._h_s, self._parameters = ExactNetwork(model.h_s), ExactNetwork(model.parameters_net)
+        self._context = ExactCheckerboardConv(model.context)
         self._gaussians = [_Table(t) for t in gaussian_tables(model)]
         self._hypers = [_Table(t) for t in hyper_tables(model)]
         self._dead_zones = dead_zone(scale_of_index(torch.arange(SCALES, dtype=torch.float64)))
@@ -160,13 +161,16 @@ class LatentCoder:
         return (slice(start, start + STRIP_CHANNELS) for start in range(0, self._latent, STRIP_CHANNELS))
 
     def _put_context(self, y_hat: Tensor, context: Tensor) -> None:
-        """Write into `context` (E, h, w) what the anchors of y_hat (M, h, w) tell of their surroundings; fixed-point int32."""
+        """Write into `context` (E, h, w) what the anchors of y_hat (M, h, w) tell the positions between; fixed-point int32."""
         height, width = y_hat.shape[1:]
-        rows = max(1, CONTEXT_POSITIONS // width)
+        radius = self._context.radius
+        rows = max(1, CONTEXT_POSITIONS // (2 * width)) * 2  # each strip begins with an anchor
         for top in range(0, height, rows):
-            bottom, above = min(top + rows, height), min(top, CONTEXT_RADIUS)
-            strip = y_hat[:, top - above : bottom + CONTEXT_RADIUS].double().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
-            context[:, top:bottom] = self._context(strip[None])[0, :, above : above + bottom - top].int()
+            bottom, above = min(top + rows, height), min(top, radius)
+            strip = y_hat[:, top - above : bottom + radius].clamp(-int(ACTIVATION_LIMIT), int(ACTIVATION_LIMIT))
+            below = bottom - top + radius + above - strip.shape[1]
+            strip = F.pad(strip, (radius, radius, radius - above, below))
+            context[:, top:bottom][:, ~checkerboard(bottom - top, width)] = self._context(strip).int()
 
 
 class _Table:

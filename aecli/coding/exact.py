@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aecli.errors import AecliError
+from aecli.models.codec import checkerboard
 
 FRACTION_BITS = 12
 WEIGHT_BITS = 14
@@ -69,9 +70,32 @@ class _ExactConv:
         return result
 
     def _strip(self, x: Tensor) -> Tensor:
-        total = F.conv2d(x, self.weight, self.bias)
-        rounded = total.add_(2 ** (WEIGHT_BITS - 1)).mul_(2.0**-WEIGHT_BITS).floor_()
-        return rounded.clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+        return _activations(F.conv2d(x, self.weight, self.bias))
+
+
+class ExactCheckerboardConv:
+    """The exact form of a convolution that sees the anchors of a checkerboard and nothing else, at the positions between them:
+    half of the positions, and at each of them not half of the weights."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        whole = _ExactConv(conv)
+        taps = ~checkerboard(*whole.weight.shape[2:])  # an odd step away from the middle
+        self.radius = whole.padding[0]
+        self._taps = taps.nonzero()
+        self._weight, self._bias = whole.weight[:, :, taps].flatten(1), whole.bias[:, None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Fixed-point numbers (C, H + 2 · radius, W + 2 · radius), an anchor at the first of (H, W) → (C', n), at the n others."""
+        height, width = (side - 2 * self.radius for side in x.shape[1:])
+        where = (~checkerboard(height, width)).nonzero()
+        rows, columns = (where + self._taps[:, None]).unbind(dim=2)  # (taps, n)
+        return _activations(self._weight @ x[:, rows, columns].flatten(0, 1).double() + self._bias)
+
+
+def _activations(total: Tensor) -> Tensor:
+    """Sums in units of weights and activations → activations; in place."""
+    rounded = total.add_(2 ** (WEIGHT_BITS - 1)).mul_(2.0**-WEIGHT_BITS).floor_()
+    return rounded.clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 def to_fixed(x: Tensor) -> Tensor:
