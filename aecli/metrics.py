@@ -33,10 +33,16 @@ def ms_ssim(x: Tensor, reference: Tensor) -> float | None:
     return float(compute(x[None].float(), reference[None].float(), data_range=1.0))
 
 
-def bd_rate(reference: Sequence[tuple[float, float]], test: Sequence[tuple[float, float]]) -> float:
+def bd_rate(
+    reference: Sequence[tuple[float, float]],
+    test: Sequence[tuple[float, float]],
+    *,
+    between: tuple[float, float] = (-math.inf, math.inf),
+) -> float:
     """Bjøntegaard delta rate in % (negative: `test` needs fewer bits), by PCHIP over the logarithm of the rate.
 
-    Each curve is a sequence of (bits per pixel, quality). NaN where the qualities do not overlap.
+    Each curve is a sequence of (bits per pixel, quality). It is taken over the qualities that both have `between` two; NaN
+    where there are none.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -45,7 +51,7 @@ def bd_rate(reference: Sequence[tuple[float, float]], test: Sequence[tuple[float
         rate, quality = np.array(sorted(points, key=lambda p: p[1])).T
         curves.append((quality, np.log(rate)))
     (xr, yr), (xt, yt) = curves
-    low, high = max(xr[0], xt[0]), min(xr[-1], xt[-1])
+    low, high = max(xr[0], xt[0], between[0]), min(xr[-1], xt[-1], between[1])
     if high <= low:
         return math.nan
     grid = np.linspace(low, high, 400)

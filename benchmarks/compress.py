@@ -170,26 +170,24 @@ def curve_table(curve: Sequence[Point]) -> str:
 
 
 def bd_rate_table(curves: Curves) -> str:
-    """BD-rates over all that two curves share (the published convention), and over the points within LOW … HIGH dB."""
+    """BD-rates over all that two curves share (the published convention), and over what they share of LOW … HIGH dB."""
     rows = []
     for name, curve in curves.items():
         reference = curves[REFERENCE]
-        near, reference_near = within(curve), within(reference)
-        cells = [delta(reference, curve, "psnr"), delta(reference_near, near, "psnr"), delta(reference, curve, "ms_ssim")]
+        cells = [delta(reference, curve, "psnr"), delta(reference, curve, "psnr", (LOW, HIGH)), delta(reference, curve, "ms_ssim")]
         rows.append([name, *("–" if math.isnan(cell) else f"{cell:+.1f} %" for cell in cells), shared_range(reference, curve)])
     columns = ["BD-rate", f"PSNR, against {REFERENCE}", f"PSNR, {LOW:g}–{HIGH:g} dB", "MS-SSIM", "PSNR shared, dB"]
     return table(columns, rows)
 
 
-def within(curve: Sequence[Point]) -> list[Point]:
-    return [point for point in curve if LOW <= point.psnr <= HIGH]
-
-
-def delta(reference: Sequence[Point], curve: Sequence[Point], score: str) -> float:
+def delta(
+    reference: Sequence[Point], curve: Sequence[Point], score: str, between: tuple[float, float] = (-math.inf, math.inf)
+) -> float:
     """BD-rate in %; NaN where a curve has too few points for an interpolation, or shares nothing with the reference."""
     if min(len(reference), len(curve)) < 2:
         return math.nan
-    return bd_rate(*([(point.bpp, getattr(point, score)) for point in points] for points in (reference, curve)))
+    first, second = ([(point.bpp, getattr(point, score)) for point in points] for points in (reference, curve))
+    return bd_rate(first, second, between=between)
 
 
 def shared_range(reference: Sequence[Point], curve: Sequence[Point]) -> str:

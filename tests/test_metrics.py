@@ -49,3 +49,11 @@ def test_bd_rate_of_a_curve_that_needs_a_constant_share_of_the_bits(factor):
 def test_bd_rate_looks_only_where_the_qualities_overlap():
     assert bd_rate(CURVE, [(rate * 0.7, quality) for rate, quality in CURVE[1:]]) == pytest.approx(-30, abs=2)
     assert math.isnan(bd_rate(CURVE, [(rate, quality + 20) for rate, quality in CURVE]))
+
+
+def test_bd_rate_between_two_qualities_leaves_the_rest_of_the_curves_out():
+    middle = [quality for _, quality in CURVE][1:-1]
+    other = [(rate * (0.7 if quality <= middle[-1] else 2), quality) for rate, quality in CURVE]
+    assert bd_rate(CURVE, other, between=(0, middle[-2])) == pytest.approx(-30, abs=0.5)
+    assert bd_rate(CURVE, other) > -29
+    assert math.isnan(bd_rate(CURVE, other, between=(0, 1)))
