@@ -41,7 +41,7 @@ def encode(
         int,
         typer.Option(
             metavar="N",
-            help="Rounds of refining each picture's latents: 12 save about 3 % of the bytes at the same PSNR, in 18 times the "
+            help="Rounds of refining each picture's latents: 12 save about 3 % of the bytes at the same PSNR, in some twenty times the "
             "time, for every quality that is tried.",
             rich_help_panel=SIZE,
         ),
