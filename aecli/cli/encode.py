@@ -41,8 +41,8 @@ def encode(
         int,
         typer.Option(
             metavar="N",
-            help="Rounds of refining each picture's latents: 12 save about 3 % of the bytes at the same PSNR, in some twenty times the "
-            "time, for every quality that is tried.",
+            help="Rounds of refining each picture's latents: 12 save about 3 % of the bytes at the same PSNR, in some twenty "
+            "times the time, for every quality that is tried.",
             rich_help_panel=SIZE,
         ),
     ] = 0,
