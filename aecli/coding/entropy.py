@@ -166,10 +166,9 @@ class LatentCoder:
         radius = self._context.radius
         rows = max(1, CONTEXT_POSITIONS // (2 * width)) * 2  # each strip begins with an anchor
         for top in range(0, height, rows):
-            bottom, above = min(top + rows, height), min(top, radius)
-            strip = y_hat[:, top - above : bottom + radius].clamp(-int(ACTIVATION_LIMIT), int(ACTIVATION_LIMIT))
-            below = bottom - top + radius + above - strip.shape[1]
-            strip = F.pad(strip, (radius, radius, radius - above, below))
+            bottom = min(top + rows, height)
+            strip = y_hat[:, max(0, top - radius) : bottom + radius].clamp(-int(ACTIVATION_LIMIT), int(ACTIVATION_LIMIT))
+            strip = F.pad(strip, (radius, radius, max(0, radius - top), max(0, bottom + radius - height)))
             context[:, top:bottom][:, ~checkerboard(bottom - top, width)] = self._context(strip).int()
 
 
