@@ -344,7 +344,7 @@ class StreamCoder:
         for rows, columns in tiles(y.shape[2], y.shape[3], REFINED_TILE, REFINED_OVERLAP):
             x = pixels[..., rows.scaled(BLOCK).read, columns.scaled(BLOCK).read].float() / 255
             part = (..., rows.read, columns.read)
-            found = refine(self._model, x, y[part], features[part], self._level(quality), self._effort, self._compute)
+            found = refine(self._model, x, y[part], features[part], self._level(quality).item(), self._effort, self._compute)
             y[..., rows.kept, columns.kept] = found[..., rows.kept_of_read, columns.kept_of_read]
 
     def latents(self, header: Header, arrays: Arrays) -> Latents:
@@ -371,7 +371,7 @@ class StreamCoder:
         y = self.latents(header, arrays).fixed_y_hat[None]
         _, inverse_gain = self._gains(quality)
         overlap = -(-self._model.synthesis_radius // BLOCK)
-        synthesise = self._run(self._model.synthesis)
+        synthesise = self._run(functools.partial(self._model.synthesis, level=self._level(quality)))
         with torch.inference_mode():
             pixels = map_tiles(
                 lambda y: _to_bytes(synthesise(from_fixed(y) * inverse_gain), header["mode"]),
@@ -381,11 +381,11 @@ class StreamCoder:
 
     def _gains(self, quality: float) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
-            gain, inverse = self._model.gains(torch.tensor([self._level(quality)], device=self._model.log_gain.device))
+            gain, inverse = self._model.gains(self._level(quality))
         return gain.cpu(), inverse.cpu()
 
-    def _level(self, quality: float) -> float:
-        return quality / 100 * (len(self._model.config.lambdas) - 1)
+    def _level(self, quality: float) -> Tensor:
+        return torch.tensor([quality / 100 * (len(self._model.config.lambdas) - 1)], device=self._model.log_gain.device)
 
     def _run(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(x: Tensor) -> Tensor:

@@ -80,8 +80,9 @@ class _Problem:
     def __init__(self, model: Codec, x: Tensor, features: Tensor, level: float, compute: Compute) -> None:
         self._model, self._compute = model, compute
         self._x, self._features = x.to(compute.device), features.to(compute.device)
+        self._level = torch.tensor([level], device=compute.device)
         with torch.no_grad():
-            self._inverse_gain = model.gains(torch.tensor([level], device=compute.device))[1]
+            self._inverse_gain = model.gains(self._level)[1]
         # An error of 1 in one channel of one pixel, in bits
         self._error_weight = model.lambda_of(level) * 255**2 / x.shape[1]
 
@@ -120,7 +121,7 @@ class _Problem:
         y_hat = y_hat.to(self._compute.device, copy=True).requires_grad_()
         with torch.enable_grad(), self._compute.autocast():
             scaled = (y_hat * self._inverse_gain).contiguous(memory_format=torch.channels_last)
-            x_hat = self._model.synthesis(scaled).float()[..., : self._x.shape[2], : self._x.shape[3]]
+            x_hat = self._model.synthesis(scaled, self._level).float()[..., : self._x.shape[2], : self._x.shape[3]]
             if self._x.shape[1] == 1:
                 x_hat = x_hat.mean(dim=1, keepdim=True)
             error = self._error_weight * F.mse_loss(x_hat, self._x, reduction="sum")

@@ -87,10 +87,11 @@ def test_the_decoded_picture_is_what_the_network_gives_for_the_quantised_latents
     model = codec_weights.model
     x = torch.from_numpy(small_photograph.pixels).permute(2, 0, 1)[None].float() / 255
     padded = torch.nn.functional.pad(x, (0, 0, 0, 32), mode="replicate")
-    gain, inverse = model.gains(torch.tensor([0.3 * 7]))
+    level = torch.tensor([0.3 * 7])
+    gain, inverse = model.gains(level)
     y = model.analysis(padded)
     _, latents = codec._latent_coder.encode(y, model.h_a(y * gain), gain)
-    expected = model.synthesis(latents.y_hat * inverse)[0, :, :96]
+    expected = model.synthesis(latents.y_hat * inverse, level)[0, :, :96]
     decoded = decode(encode_picture(small_photograph, codec, quality=30), codec)
     difference = torch.from_numpy(decoded.pixels).permute(2, 0, 1) - expected.clamp(0, 1) * 255
     assert difference.abs().max() < 0.51

@@ -14,6 +14,7 @@ from aecli.models.codec import (
     Codec,
     CodecConfig,
     LogisticMixture,
+    Modulation,
     checkerboard,
     dead_zone,
     gaussian_bits,
@@ -322,7 +323,7 @@ def test_the_codecs_shapes_and_what_its_output_means():
     assert y.shape == (2, 8, 8, 4)
     assert model.h_a(y).shape == (2, 4, 2, 1)
     assert model.h_s(model.h_a(y)).shape == y.shape
-    assert model.synthesis(y).shape == x.shape
+    assert model.synthesis(y, torch.tensor([0.0, 6.5])).shape == x.shape
     output = model(x, torch.tensor([0.0, 6.5]))
     assert output.x_hat.shape == x.shape
     assert output.bits_y.shape == output.bits_z.shape == (2,)
@@ -344,6 +345,15 @@ def test_gains_at_whole_levels_are_the_learned_ones_and_between_them_geometric_m
     assert (gain[1:] > gain[:-1]).all()  # higher quality: finer steps
 
 
+def test_modulations_begin_as_the_identity_and_follow_the_level():
+    layer, x = Modulation(levels=3, channels=2), torch.rand(2, 2, 4, 4)
+    assert torch.equal(layer(x, torch.tensor([0.0, 1.5])), x)
+    layer.log_scale.data[:, 0] = torch.tensor([1.0, 2.0, 4.0]).log()
+    layer.shift.data[:, 1] = torch.tensor([0.0, 1.0, 5.0])
+    torch.testing.assert_close(layer(x, torch.tensor([2.0, 0.5]))[:, 0], torch.stack([4 * x[0, 0], 2**0.5 * x[1, 0]]))
+    torch.testing.assert_close(layer(x, torch.tensor([1.5, 2.0]))[:, 1], torch.stack([x[0, 1] + 3, x[1, 1] + 5]))
+
+
 def test_analysis_reaches_no_further_than_its_radius():
     model = tiny_codec()
     x = torch.rand(1, 3, 64, 640).requires_grad_()
@@ -356,7 +366,7 @@ def test_analysis_reaches_no_further_than_its_radius():
 def test_synthesis_reaches_no_further_than_its_radius(phase):
     model = tiny_codec()
     y = torch.rand(1, 8, 4, 40).requires_grad_()
-    model.synthesis(y)[..., 16 * 20 + phase].sum().backward()
+    model.synthesis(y, torch.tensor([3.0]))[..., 16 * 20 + phase].sum().backward()
     reached = y.grad.abs().sum(dim=(0, 1, 2)).nonzero().flatten() - 20
     assert model.synthesis_radius / 16 / 3 < reached.abs().max() <= -(-model.synthesis_radius // 16)
 
@@ -435,7 +445,7 @@ def test_a_codec_starts_as_pca_of_blocks_of_16_pixels():
         last.weight.zero_(), last.bias.zero_()
     blocks = F.pixel_unshuffle(x - 0.5, 16).transpose(0, 1).flatten(1)  # (768, 18)
     left_out = torch.linalg.svdvals(blocks)[model.config.latent :].square().sum()
-    error = (model.synthesis(model.analysis(x)) - x).square().sum()
+    error = (model.synthesis(model.analysis(x), torch.zeros(3)) - x).square().sum()
     torch.testing.assert_close(error, left_out, rtol=1e-4, atol=0)
 
 

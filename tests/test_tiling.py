@@ -76,8 +76,9 @@ def test_tiles_of_the_codecs_transforms():
     overlap = -(-codec.analysis_radius // 16) * 16
     torch.testing.assert_close(map_tiles(codec.analysis, x, tile=64, overlap=overlap, down=16), y, atol=1e-4, rtol=1e-4)
     overlap = -(-codec.synthesis_radius // 16)
-    decoded = map_tiles(codec.synthesis, y, tile=4, overlap=overlap, up=16)
-    torch.testing.assert_close(decoded, codec.synthesis(y), atol=1e-4, rtol=1e-4)
+    level = torch.tensor([3.5])
+    decoded = map_tiles(lambda y: codec.synthesis(y, level), y, tile=4, overlap=overlap, up=16)
+    torch.testing.assert_close(decoded, codec.synthesis(y, level), atol=1e-4, rtol=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------------------- patches
