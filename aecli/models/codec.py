@@ -21,6 +21,7 @@ BLOCK = 16  # pixels along the side of what one position of y stands for
 # What a squared error of 1 in a symbol is worth, in bits: 6 / ln 2 = 8.7 by high-rate theory, were errors independent. Those that
 # all point to zero add up: 18 was best on the validation pictures, and 16 and 20 hardly worse.
 ERROR_WEIGHT = 18.0
+WIDEST_DEAD_ZONE = 0.499  # what is an integer already stays as it is
 HYPER_HALF_WIDTH = 63  # values of z from −63 to 63 have a probability each, others are escaped
 
 
@@ -327,13 +328,13 @@ def gaussian_bits(v: Tensor, sigma: Tensor) -> Tensor:
 
 @torch.no_grad()
 def dead_zone(sigma: Tensor) -> Tensor:
-    """How much farther than half way to the next integer a value must be to become it, 0–0.33, from its standard deviation.
+    """How much farther than half way to the next integer a value must be to become it, below 0.5, from its standard deviation.
 
     Where a 1 costs many bits more than a 0, saving them is worth a larger error (Sullivan 1996, "Efficient scalar quantization
     of exponential and Laplacian random variables").
     """
     one, zero = (gaussian_bits(torch.full_like(sigma, value), sigma) for value in (1.0, 0.0))
-    return (one - zero) / (2 * ERROR_WEIGHT)
+    return ((one - zero) / (2 * ERROR_WEIGHT)).clamp(max=WIDEST_DEAD_ZONE)
 
 
 def shrunk(v: Tensor, margin: Tensor) -> Tensor:
