@@ -24,7 +24,7 @@ from aecli.coding.exact import ExactCheckerboardConv, ExactNetwork, from_fixed, 
 from aecli.coding.tables import TOTAL, fill_tables, fit_tables, gaussian_tables, hyper_tables
 from aecli.device import select
 from aecli.errors import AecliError
-from aecli.models.codec import SCALES, Codec, checkerboard, dead_zone, gaussian_half_width, scale_of_index
+from aecli.models.codec import SCALES, WIDEST_DEAD_ZONE, Codec, checkerboard, dead_zone, gaussian_half_width, scale_of_index
 
 CODEC = tiny_codec()
 
@@ -93,7 +93,7 @@ def test_the_symbols_of_floats_are_those_of_files_but_for_roundings(photograph):
     symbols, indices = CODEC.symbols(x, level)
     y, gain = CODEC.analysis(x), CODEC.gains(level)[0]
     _, coded = LatentCoder(CODEC).encode(y, CODEC.h_a(y * gain), gain)
-    assert (symbols[0].numpy() != coded.symbols).mean() < 0.03  # of 128
+    assert (symbols[0].numpy() != coded.symbols).mean() < 0.01
     assert indices.min() >= 0
     assert indices.max() < SCALES
 
@@ -263,7 +263,7 @@ def test_symbols_far_outside_their_tables_are_escaped(coder):
     y[0, 2, 1, 3], y[0, 5, 7, 0], y[0, 0, 0, 0], z[0, 1, 0, 0], z[0, 3, 1, 2] = 1500.0, -1999.0, 64.0, 64.0, -1000.0
     stream, coded = coder.encode(y, z, UNIT_GAIN)
     decoded = coder.decode(stream, 8, 12)
-    assert abs(decoded.y_hat[0, 2, 1, 3] - 1500) <= 1  # half a step and the dead zone
+    assert abs(decoded.y_hat[0, 2, 1, 3] - 1500) <= 0.5 + WIDEST_DEAD_ZONE
     assert abs(decoded.y_hat[0, 5, 7, 0] + 1999) <= 0.5
     assert decoded.z[1, 0, 0] == 64
     assert decoded.z[3, 1, 2] == -1000

@@ -233,7 +233,7 @@ class Codec(nn.Module):
         """
         gain, _ = self.gains(level)
         y = self.analysis(x) * gain
-        symbols, _, index = self.two_passes(self.h_s(self.h_a(y).round()), lambda mu, index: symbols_near(y - mu, index))
+        symbols, _, index = self.two_passes(self.h_s(self.h_a(y).round()), lambda mu, index: symbols_near(y - mu, index.round()))
         return symbols.long(), index.round().long().clamp(0, SCALES - 1)
 
     def two_passes(self, features: Tensor, symbols_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
