@@ -1,10 +1,12 @@
 """Tiny models, saved as weights files, and small real photographs, for all tests."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from aecli.coding.tables import fill_tables
 from aecli.device import select
@@ -32,9 +34,14 @@ def tiny_codec(seed=0):
     return model.eval().requires_grad_(False)
 
 
-def tiny_denoiser(seed=0):
+def tiny_denoiser(seed=0, **config):
+    """Untrained, but what begins with zeros is random: it changes pictures."""
     torch.manual_seed(seed)
-    return Denoiser(DenoiserConfig(widths=(8, 16), blocks=1, estimator=8)).eval().requires_grad_(False)
+    model = Denoiser(DenoiserConfig(widths=(8, 16), blocks=1, estimator=8, **config))
+    for p in model.parameters():
+        if p.ndim == 4 and not p.any():
+            nn.init.kaiming_uniform_(p, a=math.sqrt(5))
+    return model.eval().requires_grad_(False)
 
 
 def tiny_dense(seed=0, **config):

@@ -24,9 +24,11 @@ from aecli.models.codec import (
     symbols_near,
 )
 from aecli.models.conv import Vae, VaeConfig
+from aecli.models.denoiser import Denoiser, DenoiserConfig
 from aecli.models.dense import Dense, DenseConfig, Sparse, SparseConfig, active_share, parse_sparsity, squared_error
 from aecli.models.layers import Float32Conv2d, HeadConv2d, ste_round
 
+LIVE = {"slope": 0.1, "local_mean": True}  # a denoiser as it is trained from scratch
 SMALL = {
     "dense": {"latent_dim": 4},
     "deep": {"latent_dim": 4, "hidden": [20, 10]},
@@ -269,13 +271,34 @@ def test_the_denoiser_takes_any_size(height, width):
     assert y.isfinite().all()
 
 
-def test_the_denoiser_is_homogeneous_of_degree_one():
+@pytest.mark.parametrize(("config", "centre"), [({}, 0.0), (LIVE, 0.5)])
+def test_the_denoiser_is_homogeneous_of_degree_one(config, centre):
     """Without biases, a picture of half the contrast with half the noise is denoised alike (Mohan et al. 2020)."""
-    model, x, sigma = tiny_denoiser(), torch.rand(2, 3, 24, 20), torch.tensor([0.1, 0.3])
+    model, x, sigma = tiny_denoiser(**config), torch.rand(2, 3, 24, 20), torch.tensor([0.1, 0.3])
     y = model(x, sigma)
     assert (y - x).abs().max() > 1e-3
     for a in (0.5, 0.1, 4.0):
-        torch.testing.assert_close(model(a * x, a * sigma), a * y, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(model(centre + a * (x - centre), a * sigma), centre + a * (y - centre), rtol=1e-4, atol=1e-6)
+
+
+def test_a_denoiser_that_sees_the_local_mean_apart_sees_texture_whatever_the_brightness():
+    """All but three inputs of its head stay what they are when the light changes, at the edge of the picture too."""
+    model, x = tiny_denoiser(**LIVE), torch.rand(1, 3, 24, 20)
+    (texture, mean), (same, darker) = model._pixels(x), model._pixels(x - 0.3)
+    torch.testing.assert_close(same, texture, rtol=0, atol=1e-6)
+    torch.testing.assert_close(darker, mean - 0.3, rtol=0, atol=1e-6)
+    assert texture.mean().abs() < 0.05 < mean.add(0.5).mean()
+
+
+def test_an_untrained_denoiser_leaves_pictures_as_they_are():
+    x = torch.rand(2, 3, 24, 20)
+    assert torch.equal(Denoiser(DenoiserConfig(**LIVE))(x, torch.tensor([0.1, 0.3])), x)
+
+
+@pytest.mark.parametrize("slope", [-0.1, 1.0, float("nan"), "steep"])
+def test_a_denoisers_slope_is_checked(slope):
+    with pytest.raises(AecliError, match="does not fit architecture denoiser"):
+        build("denoiser", {"slope": slope})
 
 
 def test_the_noise_level_may_be_a_number_a_picture_or_a_map():
@@ -285,8 +308,9 @@ def test_the_noise_level_may_be_a_number_a_picture_or_a_map():
     assert not torch.allclose(model(x, sigma), model(x, sigma.flip(0)))
 
 
-def test_the_denoisers_output_depends_on_nothing_beyond_its_receptive_radius():
-    model = tiny_denoiser()
+@pytest.mark.parametrize("config", [{}, LIVE])
+def test_the_denoisers_output_depends_on_nothing_beyond_its_receptive_radius(config):
+    model = tiny_denoiser(**config)
     radius = model.receptive_radius
     x = torch.rand(1, 3, 8, 2 * radius + 64).requires_grad_()
     middle = x.shape[3] // 2

@@ -341,6 +341,18 @@ def test_muon_steps_matrices_and_adamw_the_rest():
         torch.testing.assert_close(step, 0.1 * p.grad.sign(), rtol=1e-3, atol=1e-4)
 
 
+def test_muons_steps_do_not_grow_with_the_width_of_a_layer_beyond_a_size():
+    """At one learning rate a layer of 256 channels would otherwise move twice as far as one of 64."""
+    layers = [nn.Conv2d(channels, channels, 3, bias=False) for channels in (64, 256)]
+    sizes = []
+    for layer in layers:
+        before = layer.weight.detach().clone()
+        layer.weight.grad = torch.randn(layer.weight.shape, generator=seeded())
+        Muon(layer, lr=0.1, largest=9 * 64).step()
+        sizes.append(torch.linalg.matrix_norm((layer.weight.detach() - before).flatten(1), 2).item())
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+
+
 def test_weight_decay_shrinks_weights_and_missing_gradients_are_left_alone():
     model = nn.Linear(40, 40)
     weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
@@ -576,6 +588,14 @@ def test_the_photograph_models_go_on_from_given_weights(compute, photo_folder, t
     else:
         coder = coder_for(weights, compute)
         assert decode_picture(encode_picture(photograph, coder), "a", lambda _: coder).pixels.shape == photograph.pixels.shape
+
+
+def test_a_denoiser_from_scratch_is_of_the_kind_whose_units_live(compute, photo_folder, photograph):
+    request = request_of(compute, "denoiser", data=str(photo_folder), patch_size=64, batch_size=2, steps=2)
+    train(request, ignore, never)
+    weights = load_weights(request.output)
+    assert (weights.card.config["slope"], weights.card.config["local_mean"]) == (0.1, True)
+    assert denoise_picture(photograph, weights, compute, sigma=25).picture.pixels.shape == photograph.pixels.shape
 
 
 @pytest.mark.parametrize("arch", ["denoiser", "codec"])

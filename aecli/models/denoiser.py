@@ -16,15 +16,21 @@ from aecli.models.layers import Float32Conv2d, HeadConv2d, ResidualBlock, upsamp
 class DenoiserConfig:
     """widths: channels at 1/2, 1/4, 1/8 … of the resolution; blocks: residual blocks a level on the way down and up.
 
-    estimator: channels of the network that estimates the noise.
+    estimator: channels of the network that estimates the noise. slope: of the activations below zero; local_mean: whether the
+    head sees the mean of the neighbourhood apart. As they stand here the two are those of weights that do not name them;
+    training from scratch takes others, as so many units die otherwise (weights/TRAINING.md).
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
     blocks: int = 2
     estimator: int = 64
+    slope: float = 0.0
+    local_mean: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        if not 0 <= self.slope < 1:
+            raise ValueError("slope is not from 0 to 1")
 
 
 class Denoiser(nn.Module):
@@ -34,7 +40,11 @@ class Denoiser(nn.Module):
 
     The noise-level map and the work at half resolution are FFDNet's (Zhang et al. 2018), the U-Net is DRUNet's (Zhang et
     al. 2021); without biases the network is homogeneous of degree one, so it goes on working at noise levels it was not
-    trained on and does not shift brightness (Mohan et al. 2020).
+    trained on (Mohan et al. 2020): around black, or around mid-grey with `local_mean`.
+
+    With that, the head sees what differs from the mean of the neighbourhood, and that mean apart. At a coarse scale brightness
+    is far larger than what varies, and without biases it decides what a unit sees: given as it is, it drives units there so far
+    below zero that they are never active again. For the same reason activations may leak, and blocks begin as the identity.
     """
 
     Config = DenoiserConfig
@@ -42,16 +52,18 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        widths, blocks = config.widths, config.blocks
+        widths, blocks, slope = config.widths, config.blocks, config.slope
         top, bottom = widths[0], widths[-1]
-        self.head = HeadConv2d(4 * 3 + 1, top, 3, padding=1, bias=False)
-        self.down_blocks = nn.ModuleList(_blocks(w, blocks) for w in widths[:-1])
+        self.head = HeadConv2d(4 * 3 + 3 * config.local_mean + 1, top, 3, padding=1, bias=False)
+        self.down_blocks = nn.ModuleList(_blocks(w, blocks, slope) for w in widths[:-1])
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairwise(widths))
-        self.middle = _blocks(bottom, 2 * blocks)
+        self.middle = _blocks(bottom, 2 * blocks, slope)
         self.ups = nn.ModuleList(upsample(b, a, bias=False) for a, b in reversed(list(pairwise(widths))))
-        self.up_blocks = nn.ModuleList(_blocks(w, blocks) for w in reversed(widths[:-1]))
+        self.up_blocks = nn.ModuleList(_blocks(w, blocks, slope) for w in reversed(widths[:-1]))
         self.tail = Float32Conv2d(top, 4 * 3, 3, padding=1, bias=False)
         self.estimator = NoiseEstimator(config.estimator)
+        for module in (*self.ups, self.tail):  # one convolution each
+            nn.init.zeros_(next(module.parameters()))
 
     @property
     def stride(self) -> int:
@@ -63,6 +75,7 @@ class Denoiser(nn.Module):
         """How far, in pixels, the output depends on the input: tiles that overlap by this much equal the whole picture."""
         levels = len(self.config.widths)
         radius = 2 + 2  # head and tail at half resolution
+        radius += 3 * self.stride if self.config.local_mean else 0
         for level in range(levels):
             per_level = 2 * self.config.blocks  # pixels of its own resolution, a 3×3 convolution adds one
             radius += 2 * per_level * 2 ** (level + 1)
@@ -88,8 +101,7 @@ class Denoiser(nn.Module):
         """
         H, W = x.shape[-2:]
         padded = pad_to_multiple(x, self.stride)
-        h = F.pixel_unshuffle(padded, 2)  # (B, 12, H/2, W/2)
-        h = self.head(torch.cat([h, self._noise_map(sigma, padded)], dim=1))
+        h = self.head(torch.cat([*self._pixels(padded), self._noise_map(sigma, padded)], dim=1))
         skips = []
         for blocks, down in zip(self.down_blocks, self.downs, strict=True):
             h = blocks(h)
@@ -100,6 +112,15 @@ class Denoiser(nn.Module):
             h = blocks(up(h) + skips.pop())
         noise = F.pixel_shuffle(self.tail(h), 2)
         return x - noise[..., :H, :W]
+
+    def _pixels(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the head sees of the pictures: (B, 12, H/2, W/2), and the mean of the neighbourhood, (B, 3, H/2, W/2)."""
+        h = F.pixel_unshuffle(x, 2)
+        if not self.config.local_mean:
+            return (h,)
+        cells = F.avg_pool2d(F.avg_pool2d(x, self.stride), 3, stride=1, padding=1, count_include_pad=False)
+        mean = F.interpolate(cells, scale_factor=self.stride // 2, mode="bilinear")
+        return h - mean.repeat_interleave(4, dim=1), mean - 0.5
 
     def _noise_map(self, sigma: Tensor, x: Tensor) -> Tensor:
         B, _, H, W = x.shape
@@ -141,8 +162,12 @@ class NoiseEstimator(nn.Module):
         return F.avg_pool2d(sigma, window, stride=1, padding=self._SMOOTHING, count_include_pad=False)
 
 
-def _blocks(channels: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels, bias=False) for _ in range(count)))
+def _blocks(channels: int, count: int, slope: float) -> nn.Sequential:
+    blocks = nn.Sequential(*(ResidualBlock(channels, bias=False, slope=slope) for _ in range(count)))
+    for block in blocks:
+        *_, last = block.parameters()
+        nn.init.zeros_(last)
+    return blocks
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -24,13 +24,16 @@ class HeadConv2d(Float32Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """conv 3×3, ReLU, conv 3×3, plus the input (EDSR's block: no normalisation). (B, C, H, W) → the same shape."""
+    """conv 3×3, ReLU, conv 3×3, plus the input (EDSR's block: no normalisation). (B, C, H, W) → the same shape.
 
-    def __init__(self, channels: int, *, bias: bool) -> None:
+    slope: of the activation below zero: 0 is a ReLU, whose units, once they are never positive, stop learning.
+    """
+
+    def __init__(self, channels: int, *, bias: bool, slope: float = 0.0) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=bias),
-            nn.ReLU(inplace=True),
+            nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1, bias=bias),
         )
 

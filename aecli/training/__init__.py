@@ -62,6 +62,7 @@ class Recipe:
     minutes: float | None = None
     patch_size: int = 32
     clip: float = 1.0
+    largest: float = math.inf  # see Muon
 
 
 RECIPES = {
@@ -71,9 +72,12 @@ RECIPES = {
     "conv": Recipe(batch_size=128, lr=5e-3, epochs=10),
     "vae": Recipe(batch_size=128, lr=5e-3, epochs=10),
     # Clipping at 0.1 matters little to orthogonalised updates, and protects AdamW's share of them.
-    "denoiser": Recipe(batch_size=16, lr=2e-3, data="", minutes=60, patch_size=128, clip=0.1),
+    # Steps of the deep layers as small as those of a 3×3 convolution of 64 channels: larger ones are noise, and units die of it.
+    "denoiser": Recipe(batch_size=16, lr=1e-3, data="", minutes=60, patch_size=128, clip=0.1, largest=9 * 64),
     "codec": Recipe(batch_size=8, lr=1e-3, data="", minutes=60, patch_size=256),
 }
+FROM_SCRATCH = {"denoiser": {"slope": 0.1, "local_mean": True}}
+"""Configurations of photograph models where there is no --init, which has its own."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,7 @@ def _trainer(request: Request, session: _Session, processes: Processes) -> Train
         batch_size=batch_size,
         lr=recipe.lr if request.lr is None else request.lr,
         clip=recipe.clip,
+        largest=recipe.largest,
         seed=request.seed,
         compute=request.compute,
         checkpoint=request.checkpoint,
@@ -290,7 +295,7 @@ def _photo_session(request: Request) -> _Session:
     paths = folder_pictures(request.data)
     train_paths, valid_paths = (paths, folder_pictures(request.valid)) if request.valid else hold_out(paths)
     valid = central_crops(valid_paths, VALID_CROP)
-    model = _model(request, {})
+    model = _model(request, {} if request.init else FROM_SCRATCH.get(request.arch, {}))
     grey_share = GREY_SHARE if request.arch == "denoiser" else 0.0
     source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
     if isinstance(model, Codec) and request.init is None:

@@ -114,6 +114,7 @@ class Trainer:
         seed: int,
         compute: Compute,
         checkpoint: Path,
+        largest: float = math.inf,
         processes: Processes = ALONE,
     ) -> None:
         if batch_size < 1 or not 0 < lr <= MOST_LR:
@@ -122,7 +123,7 @@ class Trainer:
         self.batch_size, self.lr, self.clip, self.seed = batch_size, lr, clip, seed
         self.model = task.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = Muon(self.model, lr)
+        self.optimizer = Muon(self.model, lr, largest=largest)
         self.step = 0
         self.seconds = 0.0  # trained before this session
         self.figures: dict[str, float] = {}

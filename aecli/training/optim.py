@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised by Newton–Schulz iterations (Jordan et al. 2024), with AdamW for what is not a matrix.
 
     A convolution's weight counts as an (out, in·k·k) matrix. The update is scaled by 0.2·√max(rows, columns), which gives
-    it the root mean square of an AdamW step (Liu et al. 2025), so that one learning rate serves both.
+    it the root mean square of an AdamW step (Liu et al. 2025), so that one learning rate serves both. Such a step moves the
+    outputs of a wide layer by more than those of a narrow one; beyond `largest` rows or columns it grows no more.
 
     torch.optim.Muon has the method for 2-D parameters only, and only from torch 2.9 on.
     """
@@ -31,7 +33,9 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.0,
+        largest: float = math.inf,
     ) -> None:
+        self.largest = largest
         parameters = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if _is_matrix(p)], "matrices": True},
@@ -64,7 +68,7 @@ class Muon(torch.optim.Optimizer):
             update = p.grad.lerp(momentum, group["momentum"]).flatten(1)  # Nesterov
             by_shape[(update.shape[0], update.shape[1])].append((p, update))
         for (rows, columns), pairs in by_shape.items():
-            scale = 0.2 * max(rows, columns) ** 0.5
+            scale = 0.2 * min(max(rows, columns), self.largest) ** 0.5
             for (p, _), update in zip(pairs, orthogonalise(torch.stack([u for _, u in pairs])), strict=True):
                 p.sub_(update.view_as(p), alpha=group["lr"] * scale)
 
