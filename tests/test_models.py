@@ -11,6 +11,7 @@ from aecli.errors import AecliError, UsageError
 from aecli.models import ARCHITECTURES, build, config_of
 from aecli.models.codec import (
     ERROR_WEIGHT,
+    WIDEST_DEAD_ZONE,
     Codec,
     CodecConfig,
     LogisticMixture,
@@ -421,7 +422,7 @@ def test_the_dead_zone_takes_the_cheaper_of_zero_and_one(index):
 def test_the_dead_zone_is_wide_where_symbols_are_rare_and_leaves_integers_as_they_are():
     margins = dead_zone(scale_of_index(torch.arange(64, dtype=torch.float64)))
     assert (margins.diff() <= 0).all()
-    assert 0.1 < margins[0] < 0.5
+    assert margins[0] == WIDEST_DEAD_ZONE
     assert 0 <= margins[-1] < 1e-4
     integers, index = torch.arange(-5.0, 6.0), torch.arange(64.0)[:, None]
     assert torch.equal(symbols_near(integers, index), integers.expand(64, -1))
