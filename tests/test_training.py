@@ -17,6 +17,7 @@ from aecli.anomalies import error_quantiles
 from aecli.compression import coder_for, decode_picture, encode_picture
 from aecli.denoising import denoise_picture
 from aecli.errors import AecliError, UsageError
+from aecli.models.layers import ResidualBlock
 from aecli.training import Request, train
 from aecli.training.data import (
     ArraySource,
@@ -32,6 +33,7 @@ from aecli.training.features import FeatureTask, evaluate
 from aecli.training.loop import ANNEALING, WARM_UP, Budget, Trainer, learning_rate_factor
 from aecli.training.noise import KINDS, MAX_SIGMA, Noise, degrade, parse_noise
 from aecli.training.optim import Muon, orthogonalise
+from aecli.training.recycling import recycle
 from aecli.weights import load_weights
 
 
@@ -588,6 +590,34 @@ def test_the_photograph_models_go_on_from_given_weights(compute, photo_folder, t
     else:
         coder = coder_for(weights, compute)
         assert decode_picture(encode_picture(photograph, coder), "a", lambda _: coder).pixels.shape == photograph.pixels.shape
+
+
+def test_dormant_units_are_made_anew_without_changing_what_the_model_does():
+    torch.manual_seed(0)
+    block = ResidualBlock(16, bias=False).requires_grad_(False)
+    first = block.body[0].weight.abs_()
+    first[3:6] *= -1
+    brightness = torch.rand(16) * torch.rand(4, 1, 1, 1)
+    x = brightness.view(4, 16, 1, 1) + 0.01 * torch.rand(4, 16, 24, 24)  # positive everywhere
+    before, weights = block(x), first.clone()
+    assert recycle(block, lambda: block(x), torch.Generator().manual_seed(0)) == 3
+    assert torch.equal(block(x), before)
+    changed = (first != weights).flatten(1).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [3, 4, 5]
+    active = (block.body[0](x)[..., 1:-1, 1:-1] > 0).float().mean(dim=(0, 2, 3))
+    assert ((active[changed] > 0.2) & (active[changed] < 0.8)).all(), "brightness, 100 times what varies, decides nothing"
+    assert recycle(block, lambda: block(x), torch.Generator().manual_seed(0)) == 0
+
+
+def test_going_on_from_a_denoiser_revives_its_units(compute, photo_folder, tmp_path):
+    start = tmp_path / "start.safetensors"
+    model = tiny_denoiser()
+    model.middle[0].body[0].weight[:4] = 0  # never active
+    saved(start, model, "denoiser", task="denoise")
+    request = request_of(compute, "denoiser", data=str(photo_folder), patch_size=64, batch_size=2, steps=2, init=str(start))
+    train(request, ignore, never)
+    rows = load_weights(request.output).model.middle[0].body[0].weight.flatten(1).norm(dim=1)
+    assert (rows[:4] > 0.5).all()
 
 
 def test_a_denoiser_from_scratch_is_of_the_kind_whose_units_live(compute, photo_folder, photograph):

@@ -39,14 +39,16 @@ from aecli.training.data import (
 )
 from aecli.training.distributed import ALONE, Processes
 from aecli.training.loop import Budget, Progress, Task, Trainer
-from aecli.training.noise import Noise, add_gaussian
+from aecli.training.noise import Noise, add_gaussian, degrade
 from aecli.training.photos import GREY_SHARE, CodecTask, DenoiserTask
+from aecli.training.recycling import recycle
 from aecli.weights import card_of, load_weights, save_weights
 
 RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
 PCA_PATCHES = 64  # that a codec starts from
 TABLE_PATCHES = 32  # that its tables are fitted to
+UNIT_PATCHES = 16  # that show which units of a denoiser are dormant
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
 
@@ -300,6 +302,8 @@ def _photo_session(request: Request) -> _Session:
     source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
     if isinstance(model, Codec) and request.init is None:
         model.start_with_pca(source.batch(0, PCA_PATCHES))
+    if isinstance(model, Denoiser) and request.init is not None:
+        _recycle_units(model, source.batch(0, UNIT_PATCHES), request.seed)
     task = DenoiserTask(model, source, valid) if isinstance(model, Denoiser) else CodecTask(model, source, valid)
 
     def finish(model: Any) -> None:
@@ -314,6 +318,12 @@ def _photo_session(request: Request) -> _Session:
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
     return _Session(task, f"{len(source.paths)} pictures of {Path(request.data).name}", card_task, "rgb", finish, measure)
+
+
+def _recycle_units(model: Denoiser, patches: Tensor, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    noisy, sigma, _ = degrade(patches, generator)
+    recycle(model, lambda: model(noisy, sigma), generator)
 
 
 def _photo_quantiles(model: Denoiser | Codec, paths: Sequence[Path], compute: Compute) -> dict[str, float]:
