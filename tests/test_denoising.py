@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA, FEATURES, saved, tiny_codec, tiny_denoiser, tiny_dense, tiny_features
+from torch import nn
 
 from aecli import denoising
 from aecli.denoising import denoise_picture, denoise_small, small_size
@@ -325,6 +326,20 @@ def test_noise_that_differs_from_place_to_place_is_seen_where_it_is(shipped, com
 
 def psnr_of(picture, clean):
     return psnr(torch.from_numpy(picture.pixels) / 255, torch.from_numpy(clean.pixels) / 255)
+
+
+def test_hardly_a_unit_of_the_shipped_denoiser_is_dormant(shipped, photograph):
+    x = torch.from_numpy(noisy(photograph.pixels, 25)).permute(2, 0, 1)[None].float() / 255
+    active = {}
+    relus = {name: m for name, m in shipped.model.named_modules() if isinstance(m, nn.ReLU)}
+    for name, relu in relus.items():
+        relu.register_forward_hook(lambda _, __, out, name=name: active.update({name: (out > 0).float().mean(dim=(0, 2, 3))}))
+    shipped.model(x, torch.tensor([25 / 255]))
+    for relu in relus.values():
+        relu._forward_hooks.clear()
+    assert len(active) == 12
+    shares = torch.tensor([(units < 0.001).float().mean() for units in active.values()])
+    assert shares.max() < 0.25 and shares.mean() < 0.1, "of a layer's units"
 
 
 def test_every_denoiser_of_a_seed_is_the_same():

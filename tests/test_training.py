@@ -373,6 +373,7 @@ def test_the_learning_rate_warms_up_holds_and_falls_to_zero():
     assert learning_rate_factor(1) == learning_rate_factor(1.5) == 0
     falling = [learning_rate_factor(1 - ANNEALING + ANNEALING * i / 50) for i in range(51)]
     assert falling == sorted(falling, reverse=True)
+    assert learning_rate_factor(0.5, annealing=1 - WARM_UP) == pytest.approx(0.5, abs=0.02)
 
 
 # -------------------------------------------------------------------------------------------------------------------- loop

@@ -38,7 +38,7 @@ from aecli.training.data import (
     read_rgb,
 )
 from aecli.training.distributed import ALONE, Processes
-from aecli.training.loop import Budget, Progress, Task, Trainer
+from aecli.training.loop import ANNEALING, Budget, Progress, Task, Trainer
 from aecli.training.noise import Noise, add_gaussian, degrade
 from aecli.training.photos import GREY_SHARE, CodecTask, DenoiserTask
 from aecli.training.recycling import recycle
@@ -65,6 +65,7 @@ class Recipe:
     patch_size: int = 32
     clip: float = 1.0
     largest: float = math.inf  # see Muon
+    annealing: float = ANNEALING
 
 
 RECIPES = {
@@ -75,7 +76,7 @@ RECIPES = {
     "vae": Recipe(batch_size=128, lr=5e-3, epochs=10),
     # Clipping at 0.1 matters little to orthogonalised updates, and protects AdamW's share of them.
     # Steps of the deep layers as small as those of a 3×3 convolution of 64 channels: larger ones are noise, and units die of it.
-    "denoiser": Recipe(batch_size=16, lr=1e-3, data="", minutes=60, patch_size=128, clip=0.1, largest=9 * 64),
+    "denoiser": Recipe(batch_size=16, lr=1e-3, data="", minutes=60, patch_size=128, clip=0.1, largest=9 * 64, annealing=0.98),
     "codec": Recipe(batch_size=8, lr=1e-3, data="", minutes=60, patch_size=256),
 }
 FROM_SCRATCH = {"denoiser": {"slope": 0.1, "local_mean": True}}
@@ -256,6 +257,7 @@ def _trainer(request: Request, session: _Session, processes: Processes) -> Train
         lr=recipe.lr if request.lr is None else request.lr,
         clip=recipe.clip,
         largest=recipe.largest,
+        annealing=recipe.annealing,
         seed=request.seed,
         compute=request.compute,
         checkpoint=request.checkpoint,

@@ -115,12 +115,13 @@ class Trainer:
         compute: Compute,
         checkpoint: Path,
         largest: float = math.inf,
+        annealing: float = ANNEALING,
         processes: Processes = ALONE,
     ) -> None:
         if batch_size < 1 or not 0 < lr <= MOST_LR:
             raise UsageError(f"--batch-size and --lr must be positive, and --lr at most {MOST_LR:,}")
         self.task, self.budget, self.compute, self.checkpoint, self.processes = task, budget, compute, checkpoint, processes
-        self.batch_size, self.lr, self.clip, self.seed = batch_size, lr, clip, seed
+        self.batch_size, self.lr, self.clip, self.seed, self.annealing = batch_size, lr, clip, seed, annealing
         self.model = task.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = Muon(self.model, lr, largest=largest)
@@ -178,7 +179,7 @@ class Trainer:
 
     def _train_step(self, loss_of: nn.Module, share: float) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * learning_rate_factor(share)
+            group["lr"] = self.lr * learning_rate_factor(share, self.annealing)
         part = self.processes.part(self.batch_size)
         seed = _seed(self.seed, self.step, part.start)
         torch.manual_seed(seed)  # noise drawn inside models
@@ -258,9 +259,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def learning_rate_factor(share: float) -> float:
-    """Warm-up, constant, then a half cosine to zero; share of the run done, 0–1 → factor 0–1."""
+def learning_rate_factor(share: float, annealing: float = ANNEALING) -> float:
+    """Warm-up, constant, then a half cosine to zero over the last `annealing` of the run; share of it done, 0–1 → factor 0–1."""
     if share < WARM_UP:
         return (share + 1e-4) / WARM_UP
-    annealed = max(0.0, share - (1 - ANNEALING)) / ANNEALING
+    annealed = max(0.0, share - (1 - annealing)) / annealing
     return 0.5 * (1 + math.cos(math.pi * min(1.0, annealed)))
