@@ -339,7 +339,7 @@ def test_hardly_a_unit_of_the_shipped_denoiser_is_dormant(shipped, photograph):
         relu._forward_hooks.clear()
     assert len(active) == 12
     shares = torch.tensor([(units < 0.001).float().mean() for units in active.values()])
-    assert shares.max() < 0.25 and shares.mean() < 0.1, "of a layer's units"
+    assert shares.max() < 0.5 and shares.mean() < 0.1, "of a layer's units"
 
 
 def test_every_denoiser_of_a_seed_is_the_same():

@@ -31,7 +31,7 @@ from aecli.training.data import (
 )
 from aecli.training.features import FeatureTask, evaluate
 from aecli.training.loop import ANNEALING, WARM_UP, Budget, Trainer, learning_rate_factor
-from aecli.training.noise import KINDS, MAX_SIGMA, Noise, degrade, parse_noise
+from aecli.training.noise import AS_FILE_SHARE, GAUSSIAN_SHARE, KINDS, MAX_SIGMA, TOLD_SHARE, Noise, degrade, parse_noise
 from aecli.training.optim import Muon, orthogonalise
 from aecli.training.recycling import recycle
 from aecli.weights import load_weights
@@ -290,8 +290,8 @@ def test_photographs_are_degraded_as_files_are_and_the_noise_is_known():
     assert ((noisy == noisy[:, :1]).flatten(1).all(dim=1) == (torch.arange(300) % 2 == 0)).all()  # grey stays grey
     as_file = ((noisy * 255).round() / 255 == noisy).flatten(1).all(dim=1)
     assert as_file[~told].all()
-    assert 0.3 < as_file[told].float().mean() < 0.7
-    assert 0.25 < told.float().mean() < 0.5
+    assert as_file[told].float().mean() == pytest.approx(AS_FILE_SHARE, abs=0.1)
+    assert told.float().mean() == pytest.approx(GAUSSIAN_SHARE * TOLD_SHARE, abs=0.1)
     level = sigma[told].flatten(1)
     assert (level == level[:, :1]).all()
     assert level.max() <= MAX_SIGMA
