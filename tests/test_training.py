@@ -610,6 +610,18 @@ def test_dormant_units_are_made_anew_without_changing_what_the_model_does():
     assert recycle(block, lambda: block(x), torch.Generator().manual_seed(0)) == 0
 
 
+def test_a_unit_that_is_active_in_one_picture_of_many_is_not_dormant():
+    torch.manual_seed(0)
+    block = ResidualBlock(4, bias=False).requires_grad_(False)
+    block.body[0].weight.abs_()
+    block.body[0].weight[0] *= -1
+    x = torch.ones(200, 4, 12, 12)
+    x[7, :, 5, 5] = -100
+    before = block(x)
+    assert recycle(block, lambda: block(x), seeded()) == 0
+    assert torch.equal(block(x), before)
+
+
 def test_going_on_from_a_denoiser_revives_its_units(compute, photo_folder, tmp_path):
     start = tmp_path / "start.safetensors"
     model = tiny_denoiser()

@@ -48,7 +48,7 @@ RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
 PCA_PATCHES = 64  # that a codec starts from
 TABLE_PATCHES = 32  # that its tables are fitted to
-UNIT_PATCHES = 16  # that show which units of a denoiser are dormant
+UNIT_PATCHES = 32  # that show which units of a denoiser are dormant
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from aecli.models.layers import ResidualBlock
 
-DORMANT = 0.001  # share of the places where a unit is active, below which it is made anew
+DORMANT = 0.001  # share of a picture's places where a unit is active; made anew is what stays below it in every picture
 NEIGHBOURHOOD = 8  # places: what so many have in common is brightness, by which units are driven silent
 COLOURS = 3
 
 
 class _Watch:
-    """What passes through a residual block: `active`, the share of places where each unit is, and `shared`, the directions (C, 3)
-    of its input that neighbourhoods have in common."""
+    """What passes through a residual block: `active`, the share of places where each unit is in the picture that
+    it likes best, and `shared`, the directions (C, 3) of its input that neighbourhoods have in common."""
 
     def __init__(self, block: ResidualBlock) -> None:
         self.block = block
@@ -31,11 +31,11 @@ class _Watch:
         self._means.append(F.avg_pool2d(x.float(), min(NEIGHBOURHOOD, *x.shape[2:])).transpose(0, 1).flatten(1))
 
     def _see_units(self, conv: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._active.append((output > 0).float().mean(dim=(0, 2, 3)))
+        self._active.append((output > 0).float().mean(dim=(2, 3)))
 
     @property
     def active(self) -> Tensor:
-        return torch.stack(self._active).mean(dim=0)
+        return torch.cat(self._active).amax(dim=0)
 
     @property
     def shared(self) -> Tensor:
@@ -48,8 +48,8 @@ class _Watch:
 def recycle(model: nn.Module, run: Callable[[], Any], generator: torch.Generator) -> int:
     """Give the units of residual blocks that are hardly ever active new incoming weights, and outgoing ones that are zero.
 
-    The model goes on computing what it did, but these units learn again: a ReLU that is never active has no gradient. What they
-    hear at first is orthonormal, and nothing of what a neighbourhood has in common.
+    The model goes on computing what it did, but for the few places where one of them was active, and they learn again: a ReLU
+    that is never active has no gradient. What they hear at first is orthonormal, and nothing of what a neighbourhood has in common.
 
     Args:
         model: without biases in its residual blocks; changed in place. Only blocks with a ReLU are looked at.
