@@ -601,13 +601,13 @@ def test_dormant_units_are_made_anew_without_changing_what_the_model_does():
     brightness = torch.rand(16) * torch.rand(4, 1, 1, 1)
     x = brightness.view(4, 16, 1, 1) + 0.01 * torch.rand(4, 16, 24, 24)  # positive everywhere
     before, weights = block(x), first.clone()
-    assert recycle(block, lambda: block(x), torch.Generator().manual_seed(0)) == 3
+    assert recycle(block, lambda: block(x), seeded()) == 3
     assert torch.equal(block(x), before)
     changed = (first != weights).flatten(1).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [3, 4, 5]
     active = (block.body[0](x)[..., 1:-1, 1:-1] > 0).float().mean(dim=(0, 2, 3))
     assert ((active[changed] > 0.2) & (active[changed] < 0.8)).all(), "brightness, 100 times what varies, decides nothing"
-    assert recycle(block, lambda: block(x), torch.Generator().manual_seed(0)) == 0
+    assert recycle(block, lambda: block(x), seeded()) == 0
 
 
 def test_a_unit_that_is_active_in_one_picture_of_many_is_not_dormant():

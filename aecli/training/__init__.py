@@ -304,7 +304,7 @@ def _photo_session(request: Request) -> _Session:
     source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
     if isinstance(model, Codec) and request.init is None:
         model.start_with_pca(source.batch(0, PCA_PATCHES))
-    if isinstance(model, Denoiser) and request.init is not None:
+    if isinstance(model, Denoiser) and request.init is not None and not request.resume:  # a checkpoint replaces all weights
         _recycle_units(model, source.batch(0, UNIT_PATCHES), request.seed)
     task = DenoiserTask(model, source, valid) if isinstance(model, Denoiser) else CodecTask(model, source, valid)
 
