@@ -47,8 +47,8 @@ def parse_noise(text: str) -> Noise:
 # ------------------------------------------------------------------------------------------------------- photographs
 
 MAX_SIGMA = 60 / 255
-GAUSSIAN_SHARE = 0.7
-TOLD_SHARE = 0.75  # of the Gaussian ones
+GAUSSIAN_SHARE = 0.8
+TOLD_SHARE = 0.8  # of the Gaussian ones
 AS_FILE_SHARE = 0.3  # of the Gaussian ones that are told; blind ones are what files hold
 CLEAN_SHARE = 0.06  # of the Gaussian ones
 RMS_WINDOW = 33  # pixels: the neighbourhood whose noise the estimator is asked for
