@@ -297,6 +297,11 @@ def test_photographs_are_degraded_as_files_are_and_the_noise_is_known():
     assert level.max() <= MAX_SIGMA
     rms = (noisy - x)[told & ~as_file].flatten(1).square().mean(dim=1).sqrt()
     torch.testing.assert_close(rms, sigma[told & ~as_file][:, 0, 0, 0], rtol=0.1, atol=1e-3)
+    others = (sigma != sigma[..., :1, :1]).flatten(1).any(dim=1)  # kinds of noise whose level is that of each neighbourhood
+    noise = (noisy - x)[others]
+    for place, rows, columns in ((0, 0), slice(17), slice(17)), ((20, 30), slice(4, 37), slice(14, 40)):
+        rms = noise[..., rows, columns].flatten(1).square().mean(dim=1).sqrt()
+        torch.testing.assert_close(rms, sigma[others][:, 0, *place], rtol=0.1, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
