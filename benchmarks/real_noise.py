@@ -4,7 +4,7 @@ Pairs of one scene: NAME_real.* is a noisy photograph, NAME_mean.* the mean of m
 get the setting, one for the whole folder, that gives them the highest PSNR. `removed` is the root mean square of what aecli
 took away, over the noise level that it states.
 
-usage: python benchmarks/real_noise.py FOLDER [--no-bm3d] [--limit N] [--weights FILE] [--threads N] [--json FILE]
+usage: python benchmarks/real_noise.py FOLDER [--no-bm3d] [--crops FILE] [--limit N] [--weights FILE] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from common import add_pictures, machine, parser, table, write_json
 from denoise import bm3d, wavelet
+from noise_kinds import middle
+from PIL import Image
 
 import aecli
 from aecli import device
@@ -29,12 +31,14 @@ from aecli.training.data import read_rgb
 Method = Callable[[np.ndarray], np.ndarray]
 NLM_STRENGTHS = (2, 3, 4, 5, 6, 8, 10, 15)
 SIGMAS = (5, 10, 15)
+SHOWN, CROP = 5, 128  # pairs in the picture of --crops, and the side of their parts
 
 
 def main() -> None:
     arguments = parser(__doc__)
     add_pictures(arguments, "photo-denoise")
     arguments.add_argument("--no-bm3d", action="store_true", help="leave BM3D out (minutes a megapixel)")
+    arguments.add_argument("--crops", type=Path, metavar="FILE", help="draw parts of some pairs, noisy and cleaned")
     args = arguments.parse_args()
     compute = device.select("auto", "auto", args.threads)
     cv2.setNumThreads(torch.get_num_threads())
@@ -60,6 +64,8 @@ def main() -> None:
     ratios = np.array(removed) / np.maximum(levels, 1e-3)
     spread = f"{ratios.min():.2f} to {ratios.max():.2f}, mean {ratios.mean():.2f}"
     print(f"\nstated noise level {np.mean(levels):.2f}; removed / stated: {spread}")
+    if args.crops:
+        crops(args.folder, args.limit, blind).save(args.crops)
     rows = [{"method": k[0], "setting": k[1], "psnr": values} for k, values in scores.items()]
     write_json(args.json, {"machine": machine(compute, weights), "rows": rows, "levels": levels, "removed": removed})
 
@@ -72,6 +78,18 @@ def pairs(folder: str, limit: int | None) -> Iterator[tuple[np.ndarray, np.ndarr
     for index, path in enumerate(noisy, start=1):
         print(f"{index}/{len(noisy)} {path.name}", file=sys.stderr)
         yield read_rgb(path), read_rgb(path.with_name(path.name.replace("_real.", "_mean.")))
+
+
+def crops(folder: str, limit: int | None, method: Method) -> Image.Image:
+    """The middles of a few pairs: above the noisy one, below what the method makes of it."""
+    found = list(pairs(folder, limit))
+    shown = [middle(noisy, CROP) for noisy, _ in found[:: max(1, len(found) // SHOWN)][:SHOWN]]
+    rows = [np.concatenate([enlarged(part) for part in row], axis=1) for row in (shown, [method(part) for part in shown])]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def enlarged(pixels: np.ndarray) -> np.ndarray:
+    return pixels.repeat(2, axis=0).repeat(2, axis=1)
 
 
 def peers(*, with_bm3d: bool) -> dict[tuple[str, str], Method]:
