@@ -23,7 +23,7 @@ REDUCED_SHARE = 0.25  # of the denoiser's patches: twice as sharp, as pictures a
 # the clipping of gradients does not.
 ESTIMATE_WEIGHT = 0.05
 ESTIMATE_FLOOR = 2 / 255  # below this, errors of the estimate count by their size and not in proportion
-LOW_ESTIMATE_WEIGHT = 1.5  # noise that is taken for the picture stays; the other error smooths a little (CBDNet, Guo et al. 2019)
+LOW_ESTIMATE_WEIGHT = 2.0  # noise that is taken for the picture stays; the other error smooths a little (CBDNet, Guo et al. 2019)
 # Errors grow about as the square root of the noise. Divided by that, strong noise does not drown the weak noise of most files,
 # which suits a measure (PSNR) that counts errors by their logarithm.
 LEVEL_FLOOR = 4 / 255

@@ -34,7 +34,7 @@ def camera_noise(x: Tensor, strength: Tensor, generator: torch.Generator) -> Ten
     Returns:
         Noisy pictures, (B, 3, H, W), not clipped.
     """
-    enlarged = torch.where(uniform(x, generator) < 0.25, uniform(x, generator, 1.0, 1.8), 1.0)
+    enlarged = torch.where(uniform(x, generator) < 0.45, uniform(x, generator, 1.0, 2.2), 1.0)
     seen = resampled(x, enlarged)
     noise = _developed_noise(seen, strength, generator)
     noise = _sharpened(_smoothed(noise, generator), generator)
@@ -197,12 +197,12 @@ def _smoothed(noise: Tensor, generator: torch.Generator) -> Tensor:
     """The camera's own noise reduction: partly, and colours more than brightness; 17 pictures in 20."""
     luma = (noise * torch.tensor(LUMA, device=noise.device).view(3, 1, 1)).sum(dim=1, keepdim=True)
     chroma = noise - luma
-    part, colour_part = 1 - uniform(noise, generator) ** 3, 1 - uniform(noise, generator) ** 4
-    smooth_luma = blurred(luma, uniform(noise, generator, 0.5, 1.8))
+    part, colour_part = 1 - uniform(noise, generator) ** 4, 1 - uniform(noise, generator) ** 6
+    smooth_luma = blurred(luma, uniform(noise, generator, 0.6, 2.2))
     # Several neighbouring scales make blotches; what is left of them is as strong as a camera's noise reduction lets it be.
-    smooth_chroma = blurred(chroma, uniform(noise, generator, 0.6, WIDEST_BLUR)) * uniform(noise, generator, 0.6, 1.6)
+    smooth_chroma = blurred(chroma, uniform(noise, generator, 1.0, WIDEST_BLUR)) * uniform(noise, generator, 0.4, 1.4)
     smooth = torch.lerp(luma, smooth_luma, part) + torch.lerp(chroma, smooth_chroma, colour_part)
-    smooth = smooth * uniform(noise, generator, 1.0, 3.0)
+    smooth = smooth * uniform(noise, generator, 1.0, 4.0)
     return torch.where(uniform(noise, generator) < 0.85, smooth, noise)
 
 

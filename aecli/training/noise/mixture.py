@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aecli.training.noise.camera import camera_noise
+from aecli.training.noise.camera import camera_noise, resampled
 from aecli.training.noise.draws import uniform
 from aecli.training.noise.gaussian import add_gaussian, to_8_bits
 from aecli.training.noise.jpeg import jpeg
@@ -19,6 +19,7 @@ from aecli.training.noise.kinds import KINDS, MAX_SIGMA
 AS_FILE_SHARE = 0.3  # of the white noise whose level is told; blind pictures are what files hold
 GREY_NOISE_SHARE = 0.75  # of grey pictures; a scan or a photograph of something grey has noise in colours
 TOLD_CAMERA_SHARE = 0.25
+SOFT_SHARE = 0.5  # of pictures with camera noise: enlarged, as a camera's own pixels show less detail than reduced photographs
 WEAK_CAMERA_NOISE = 1.5  # power of the strength: most photographs have little noise
 JPEG_SHARE = 0.85  # of pictures with camera noise
 TWICE_JPEG_SHARE = 0.2
@@ -119,9 +120,11 @@ def _blind_white(x: Tensor, generator: torch.Generator) -> Degraded:
 def _camera(x: Tensor, generator: torch.Generator) -> Degraded:
     if not len(x):
         return _clean(x, generator)
+    enlarged = torch.where(uniform(x, generator) < SOFT_SHARE, uniform(x, generator, 1.0, 2.5), 1.0)
+    x = to_8_bits(resampled(x, 1 / enlarged))
     noisy = to_8_bits(camera_noise(x, uniform(x, generator) ** WEAK_CAMERA_NOISE, generator))
     is_jpeg = uniform(x, generator) < JPEG_SHARE
-    before, after = _photographed(torch.cat([to_8_bits(x), noisy]), generator).chunk(2)
+    before, after = _photographed(torch.cat([x, noisy]), generator).chunk(2)
     plain, noisy = torch.where(is_jpeg, before, x), torch.where(is_jpeg, after, noisy)
     sigma = local_rms(noisy - plain)
     level = sigma.square().mean(dim=(2, 3), keepdim=True).sqrt()
