@@ -124,7 +124,7 @@ class Trainer:
         self.batch_size, self.lr, self.clip, self.seed, self.annealing = batch_size, lr, clip, seed, annealing
         self.model = task.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = Muon(self.model, lr, largest=largest)
+        self.optimizer = Muon(self.model, lr, largest=largest, bf16=compute.bf16)
         self.step = 0
         self.seconds = 0.0  # trained before this session
         self.figures: dict[str, float] = {}
@@ -136,7 +136,7 @@ class Trainer:
 
     def run(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> bool:
         """Train until the budget is spent or `should_stop`; True when it was spent. A checkpoint is left either way."""
-        loss_of = self.processes.averaging(_Loss(self.task))
+        loss_of = self.loss_module()
         start = time.monotonic() - self.seconds
         last_checkpoint = last_validation = time.monotonic()
         validation_seconds = 0.0
@@ -147,7 +147,7 @@ class Trainer:
             share, stop = self.processes.furthest(self.budget.share_done(self.step, self.seconds), should_stop())
             if share >= 1 or stop:
                 break
-            loss = self.processes.mean(self._train_step(loss_of, share))
+            loss = self.processes.mean(self.train_step(loss_of, share))
             if not math.isfinite(loss):
                 diverged = AecliError(f"training diverged at step {self.step} (the loss is {loss}): pass a smaller --lr")
                 raise self.processes.told(diverged)
@@ -172,12 +172,17 @@ class Trainer:
             self.save_checkpoint()
         return share >= 1
 
+    def loss_module(self) -> nn.Module:
+        """The task's loss, whose gradients are the mean of all processes'; called by all of them."""
+        return self.processes.averaging(_Loss(self.task))
+
     def validate(self) -> dict[str, float]:
         """The task's figures for the moving average of the weights."""
         with torch.inference_mode(), self.compute.autocast():
             return self.task.validate(self.ema)
 
-    def _train_step(self, loss_of: nn.Module, share: float) -> float:
+    def train_step(self, loss_of: nn.Module, share: float) -> float:
+        """One step of `loss_module` when that share of the run is done; its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * learning_rate_factor(share, self.annealing)
         part = self.processes.part(self.batch_size)
@@ -189,11 +194,15 @@ class Trainer:
             loss: Tensor = loss_of(x, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.update()
+        return loss.item()
+
+    def update(self) -> None:
+        """One step from the gradients at hand, and the moving average after it."""
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.step += 1
         self._update_average()
-        return loss.item()
 
     @torch.no_grad()
     def _update_average(self) -> None:
