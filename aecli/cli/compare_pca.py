@@ -9,6 +9,7 @@ import json
 import shlex
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +93,8 @@ def compare_pca(
         seed=seed,
         overwrite=overwrite,
         command=shlex.join(["aecli", *sys.argv[1:]]),
+        resumable=False,
+        tell=cache(report.say),  # the data is read for every training, but told of once
     )
     feature = feature_data(request)
     if weights:

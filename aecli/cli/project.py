@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,6 +104,8 @@ def project(
         seed=seed,
         overwrite=overwrite,
         command=shlex.join(["aecli", *sys.argv[1:]]),
+        resumable=False,
+        tell=cache(report.say),  # the data is read for every training, but told of once
     )
     chosen = collection(request, points).at_most(points)
     check_count(len(chosen.images))  # before anything is trained

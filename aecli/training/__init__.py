@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from aecli.anomalies import PHOTO_BATCH, PHOTO_PATCH, error_quantiles, quantiles
 from aecli.coding.tables import fill_tables, fit_tables
 from aecli.device import Compute
 from aecli.errors import UsageError
-from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
+from aecli.models import ARCHITECTURES, FeatureAutoencoder, build, config_of
 from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
 from aecli.models.dense import CODEBOOK, Deep, Sparse
@@ -26,25 +27,24 @@ from aecli.training import arrays, features
 from aecli.training.data import (
     CLASS_NAMES,
     NAMES,
+    Decoded,
     FeatureData,
     FolderSource,
     as_unit,
     central_crops,
     dataset_features,
     folder_features,
-    folder_pictures,
-    hold_out,
     load_dataset,
     read_rgb,
+    split_pictures,
 )
 from aecli.training.distributed import ALONE, Processes
 from aecli.training.loop import ANNEALING, Budget, Progress, Task, Trainer
 from aecli.training.noise import Noise, add_gaussian, degrade
 from aecli.training.photos import GREY_SHARE, CodecTask, DenoiserTask
 from aecli.training.recycling import recycle
-from aecli.weights import card_of, load_weights, save_weights
+from aecli.weights import card_of, find_weights, load_weights, save_weights
 
-RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
 PCA_PATCHES = 64  # that a codec starts from
 TABLE_PATCHES = 32  # that its tables are fitted to
@@ -107,9 +107,12 @@ class Request:
     seed: int = 0
     init: str | None = None
     resume: bool = False
+    restart: bool = False  # even if an unfinished run's checkpoint is there
+    resumable: bool = True  # a checkpoint is kept beside the output until that is written
     overwrite: bool = False
     command: str = ""
     data_name: str | None = None  # what the model card calls the data
+    tell: Callable[[str], None] = lambda _: None  # is given sentences: how long it takes, which pictures are left out
 
     def __post_init__(self) -> None:
         for option, path in (("--data", self.data), ("--valid", self.valid), ("--output", self.output)):
@@ -127,10 +130,9 @@ class Request:
         return self.recipe.data if self.data is None else self.data
 
     @property
-    def checkpoint(self) -> Path:
-        """Where the run's state is kept: below a folder of its own for each output."""
-        folders = ("up" if part == ".." else part for part in self.output.parent.parts if part != self.output.anchor)
-        return RUNS.joinpath(*folders, self.output.stem, "checkpoint.pt")
+    def checkpoint(self) -> Path | None:
+        """Where the run's state is kept until the output is written: beside it, as there it can be written."""
+        return self.output.with_suffix(".checkpoint.pt") if self.resumable else None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def train(
 ) -> Result:
     """Train, write the weights file, and measure it.
 
-    When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False).
+    When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False); when the weights
+    are, it is removed.
     Of several processes, all of which call this with the same request, the first one writes and measures; the others'
     results hold no scores.
 
@@ -168,6 +171,7 @@ def train(
     if request.resume:
         with processes.together():
             trainer.load_checkpoint()
+    _tell_duration(request, trainer)
     finished = trainer.run(on_progress, should_stop)
     if not finished or not processes.leads:
         return Result(finished, request.output, trainer.step)
@@ -189,15 +193,17 @@ def train(
         command=request.command,
     )
     save_weights(request.output, model, card, half=isinstance(model, Denoiser | Codec), overwrite=request.overwrite)
+    trainer.remove_checkpoint()
     return Result(True, request.output, trainer.step, scores, samples)
 
 
 @dataclass
 class _Session:
-    """A task with what its weights file will say of it."""
+    """A task with what its weights file will say of it. held_out: a digest of the pictures that are."""
 
     task: Task
     data_name: str
+    held_out: str
     card_task: str
     colour_mode: str
     finish: Callable[[Any], None]  # what a model keeps beside its weights
@@ -214,6 +220,7 @@ def _check(request: Request) -> None:
     folder = next(parent for parent in request.output.absolute().parents if parent.exists())
     if not os.access(folder, os.W_OK) or not folder.is_dir():  # better said now than after hours of training
         raise UsageError(f"{request.output} cannot be written: pass another --output")
+    _check_checkpoint(request)
     photo = request.arch in ("denoiser", "codec")
     if photo and request.noise:
         raise UsageError(f"--noise is for the small architectures; {request.arch} has noise of its own: leave it out")
@@ -225,6 +232,18 @@ def _check(request: Request) -> None:
         raise UsageError("--sparsity goes with --arch sparse only")
     if photo and (request.source in NAMES or not request.source):
         raise UsageError(f"--arch {request.arch} learns from photographs: pass --data FOLDER")
+
+
+def _check_checkpoint(request: Request) -> None:
+    checkpoint = request.checkpoint
+    if request.resume and request.restart:
+        raise UsageError("--resume goes on and --restart begins anew: give one of them")
+    if checkpoint is None or not checkpoint.exists() or request.resume:
+        return
+    if checkpoint.is_dir():
+        raise UsageError(f"{checkpoint}, where the run's state is kept, is a folder: pass another --output")
+    if not request.restart:
+        raise UsageError(f"{checkpoint} is of a run that has not ended: pass --resume to go on with it, or --restart to begin anew")
 
 
 def check_source(request: Request) -> None:
@@ -261,8 +280,38 @@ def _trainer(request: Request, session: _Session, processes: Processes) -> Train
         seed=request.seed,
         compute=request.compute,
         checkpoint=request.checkpoint,
+        options=_options(request, session),
         processes=processes,
     )
+
+
+def _options(request: Request, session: _Session) -> dict[str, str]:
+    """What must be the same when a run goes on, besides what the trainer itself is given; how long it takes need not."""
+    config = config_of(session.task.model)
+    init = hashlib.sha256(find_weights(request.init).read_bytes()).hexdigest() if request.init else ""
+    return {
+        "--arch": request.arch,
+        "--data": f"{session.data_name} (of those held out: {session.held_out[:8]})",
+        "--patch-size": str(request.patch_size or request.recipe.patch_size),
+        "--noise": str(request.noise or ""),
+        "--latent-dim": str(config.get("latent_dim", "")),
+        "--sparsity": str(config.get("sparsity", "")),
+        "--init": f"{Path(request.init).stem} ({init[:8]})" if request.init else "",
+    }
+
+
+def _tell_duration(request: Request, trainer: Trainer) -> None:
+    seconds = trainer.expected_seconds()
+    if seconds is not None:
+        request.tell(f"{request.output}: training takes about {_duration(seconds)}")
+
+
+def _duration(seconds: float) -> str:
+    """`50 seconds`, `4 minutes`, `2.5 hours`."""
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds:.2g} seconds"
 
 
 def _budget(request: Request, steps_per_epoch: int) -> Budget:
@@ -296,12 +345,13 @@ def _photo_session(request: Request) -> _Session:
     patch_size = request.patch_size or request.recipe.patch_size
     if request.arch == "codec" and patch_size % Codec.stride:
         raise UsageError(f"--patch-size {patch_size} does not fit the codec: give a multiple of {Codec.stride}")
-    paths = folder_pictures(request.data)
-    train_paths, valid_paths = (paths, folder_pictures(request.valid)) if request.valid else hold_out(paths)
+    decoded = Decoded()
+    least = (patch_size, Codec.stride if request.arch == "codec" else 1)
+    train_paths, valid_paths = split_pictures(request.data, request.valid, least, request.tell, decoded)
     valid = central_crops(valid_paths, VALID_CROP)
     model = _model(request, {} if request.init else FROM_SCRATCH.get(request.arch, {}))
     grey_share = GREY_SHARE if request.arch == "denoiser" else 0.0
-    source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
+    source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share, decoded=decoded)
     if isinstance(model, Codec) and request.init is None:
         model.start_with_pca(source.batch(0, PCA_PATCHES))
     if isinstance(model, Denoiser) and request.init is not None and not request.resume:  # a checkpoint replaces all weights
@@ -319,7 +369,15 @@ def _photo_session(request: Request) -> _Session:
         return scores, samples, _photo_quantiles(model, valid_paths, request.compute)
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
-    return _Session(task, f"{len(source.paths)} pictures of {Path(request.data).name}", card_task, "rgb", finish, measure)
+    data_name = f"{len(source.paths)} pictures of {Path(request.data).name}"
+    return _Session(task, data_name, _digest(valid), card_task, "rgb", finish, measure)
+
+
+def _digest(pictures: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(picture.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _recycle_units(model: Denoiser, patches: Tensor, seed: int) -> None:
@@ -363,8 +421,9 @@ def feature_data(request: Request) -> FeatureData:
     if Path(data).suffix in arrays.SUFFIXES:
         return arrays.array_features(Path(data), request.seed)
     if request.resize is not None:
-        return arrays.resized_features(data, request.valid, request.resize, request.seed)
-    return folder_features(data, request.valid, request.patch_size or request.recipe.patch_size, request.seed)
+        return arrays.resized_features(data, request.valid, request.resize, request.seed, request.tell)
+    patch_size = request.patch_size or request.recipe.patch_size
+    return folder_features(data, request.valid, patch_size, request.seed, request.tell)
 
 
 def collection(request: Request, patches: int) -> arrays.Collection:
@@ -382,8 +441,9 @@ def collection(request: Request, patches: int) -> arrays.Collection:
         whole, test = arrays.read_collection(Path(data))
         return test or whole
     if request.resize is not None:
-        return arrays.resized_folder(data, request.resize)
-    return arrays.folder_patches(data, request.patch_size or request.recipe.patch_size, patches, request.seed)
+        return arrays.resized_folder(data, request.resize, request.tell)
+    patch_size = request.patch_size or request.recipe.patch_size
+    return arrays.folder_patches(data, patch_size, patches, request.seed, request.tell)
 
 
 def _feature_session(request: Request) -> _Session:
@@ -414,7 +474,7 @@ def _feature_session(request: Request) -> _Session:
 
     card_task = "denoise" if noise else "features"
     task = features.FeatureTask(model, data.source, data.valid, noise)
-    return _Session(task, data.name, card_task, "grey" if channels == 1 else "rgb", finish, measure)
+    return _Session(task, data.name, _digest(data.valid), card_task, "grey" if channels == 1 else "rgb", finish, measure)
 
 
 __all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "collection", "feature_data", "train"]

@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
             [s["mean"] for s in states],
             [s["square"] for s in states],
             [],
-            [s["step"] for s in states],
+            [s["updates"] for s in states],
             fused=True,
             amsgrad=False,
             beta1=beta1,
@@ -109,7 +109,7 @@ class Muon(torch.optim.Optimizer):
         """The averages of a parameter's gradients, and how many went into them."""
         state: dict[str, Tensor] = self.state[p]
         if not state:
-            state["step"] = torch.zeros((), device=p.device)
+            state["updates"] = torch.zeros((), device=p.device)
             state.update({name: torch.zeros_like(p) for name in averages})
         return state
 
