@@ -85,7 +85,7 @@ def project(
     from aecli.plots import projection_figure
     from aecli.project_page import projection_page
     from aecli.projection import Projection, check_count, check_methods, map_with
-    from aecli.training import Request, collection
+    from aecli.training import QUICK_BATCH, Request, collection
 
     check_methods(methods)
     request = Request(
@@ -101,6 +101,7 @@ def project(
         minutes=minutes,
         epochs=epochs,
         steps=None if training else STEPS,
+        batch_size=QUICK_BATCH,
         seed=seed,
         overwrite=overwrite,
         command=shlex.join(["aecli", *sys.argv[1:]]),

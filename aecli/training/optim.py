@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 # Narrower matrices (colour in, colour out) are left to AdamW; so are wider ones, where the iterations would cost more than
 # the gradient of a small batch.
 NARROWEST, WIDEST = 32, 384
+BF16_FROM = 192  # smaller side; narrower matrices are as fast by their Gram matrices in float32, wherever that was measured
 # Of the iterations, in their order: those of Polar Express (Amsel et al. 2025). At the cost of Jordan's, which are the same for
 # all, small singular values come twice as near to one, and all others within 0.13 of it.
 SAFETY = 1.01  # what rounding may add to a norm of one
@@ -81,7 +82,8 @@ class Muon(torch.optim.Optimizer):
             by_shape[(update.shape[0], update.shape[1])].append((p, update))
         for (rows, columns), pairs in by_shape.items():
             scale = 0.2 * min(max(rows, columns), self.largest) ** 0.5
-            orthogonal = orthogonalise(torch.stack([u for _, u in pairs]), bf16=self.bf16)
+            bf16 = self.bf16 and min(rows, columns) >= BF16_FROM
+            orthogonal = orthogonalise(torch.stack([u for _, u in pairs]), bf16=bf16)
             for (p, _), update in zip(pairs, orthogonal, strict=True):
                 p.sub_(update.view_as(p), alpha=group["lr"] * scale)
 
