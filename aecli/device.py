@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,11 +13,12 @@ from aecli.errors import UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")  # of oneDNN's limits
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and whether autocast to bfloat16 is on there."""
+    """A device and whether bfloat16 is used there, by autocast and by the optimiser's iterations."""
 
     device: torch.device
     bf16: bool
@@ -30,7 +32,8 @@ class Compute:
 
 
 def select(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Compute:
-    """Resolve `auto`: the GPU where there is one; bf16 on a GPU or where the processor has matrix units for it.
+    """Resolve `auto`: the GPU where there is one; bf16 on a GPU or where the processor has instructions for it
+    that oneDNN may use (ONEDNN_MAX_CPU_ISA).
 
     Raises UsageError for a device that this machine does not have, or an unknown word.
     """
@@ -66,4 +69,14 @@ def _has_fast_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     if device == "mps":
         return False
+    return _processor_has_bf16() and _onednn_uses_bf16()
+
+
+def _processor_has_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+
+
+def _onednn_uses_bf16() -> bool:
+    """Whether the library that convolutions and matrix products run in may use the instructions: a variable can forbid it."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    return limit not in _WITHOUT_BF16

@@ -21,7 +21,7 @@ import aecli
 from aecli import device
 from aecli.models import FeatureAutoencoder
 from aecli.models.dense import squared_error
-from aecli.training import Request, train
+from aecli.training import QUICK_BATCH, Request, train
 from aecli.training.data import load_dataset
 
 SHIPPED = ("mnist-conv", "mnist-30d", "mnist-dense", "mnist-2d")
@@ -98,11 +98,12 @@ def left_out(dims: list[int], epochs: float, compute: device.Compute) -> list[di
 
 
 def trained(images: torch.Tensor, dim: int, epochs: float, compute: device.Compute) -> FeatureAutoencoder:
-    """`aecli train --arch deep --data images.npy`."""
+    """`aecli train --arch deep --batch-size 128 --data images.npy`."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "digits.npy", images[:, 0].numpy())
         output = Path(folder) / "digits.safetensors"
-        request = Request("deep", output, compute, data=str(Path(folder) / "digits.npy"), latent_dim=dim, epochs=epochs)
+        data = str(Path(folder) / "digits.npy")
+        request = Request("deep", output, compute, data=data, latent_dim=dim, epochs=epochs, batch_size=QUICK_BATCH)
         train(request, lambda progress: None, lambda: False)
         model = aecli.load_weights(output).model
     assert isinstance(model, FeatureAutoencoder)

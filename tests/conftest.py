@@ -51,7 +51,7 @@ def tiny_dense(seed=0, **config):
 
 def tiny_conv(seed=0, **config):
     torch.manual_seed(seed)
-    config = {"height": 13, "width": 10, "latent_dim": 4, "widths": (8, 16), **config}
+    config = {"height": 13, "width": 10, "latent_dim": 4, "widths": (8, 16), "blocks": 1, **config}
     return Conv(ConvConfig(**config)).eval().requires_grad_(False)
 
 
@@ -63,7 +63,7 @@ FEATURES = {
     "sparse topk": ("sparse", {"latent_dim": 60}),
     "sparse l1": ("sparse", {"latent_dim": 60, "sparsity": "l1:0.1"}),
     "sparse kl": ("sparse", {"latent_dim": 68, "sparsity": "kl:0.1"}),
-    "conv": ("conv", {"latent_dim": 4, "widths": (8, 16)}),
+    "conv": ("conv", {"latent_dim": 4, "widths": (8, 16), "blocks": 1}),
     "vae": ("vae", {"latent_dim": 4, "widths": (8, 16)}),
 }
 

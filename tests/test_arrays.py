@@ -79,10 +79,10 @@ def test_one_row_in_ten_is_held_out_and_never_trained_on(tmp_path, count):
 
 
 def test_pictures_of_mixed_sizes_are_reduced_to_their_central_squares(photo_folder):
-    collection = resized_folder(str(photo_folder), 16)
+    collection = resized_folder(str(photo_folder), 16, print)
     assert tuple(collection.images[:].shape) == (3, 3, 16, 16)
     assert collection.names == ("arches.png", "colosseum.png", "skyline.png")
-    data = resized_features(str(photo_folder), None, 16, seed=0)  # three pictures are enough
+    data = resized_features(str(photo_folder), None, 16, seed=0, tell=print)  # three pictures are enough
     assert (len(data.train), len(data.test)) == (2, 1)
 
 
@@ -91,7 +91,7 @@ def test_folders_are_classes(photo_folder):
         (photo_folder / name).mkdir()
     for index, path in enumerate(sorted(photo_folder.glob("*.png"))):
         path.rename(photo_folder / ("near" if index else "far") / path.name)
-    collection = resized_folder(str(photo_folder), 8)
+    collection = resized_folder(str(photo_folder), 8, print)
     assert collection.class_names == ("far", "near")
     assert collection.classes.tolist() == [0, 1, 1]
 

@@ -530,6 +530,49 @@ def test_train_resume_without_a_checkpoint(aecli):
     assert_one_sentence(aecli("train --arch dense --steps 1 --resume"), 1, "checkpoint")
 
 
+def test_train_goes_on_with_a_run_or_begins_it_anew_but_only_when_told(aecli, tmp_path):
+    line = "train --arch dense --steps 2 --latent-dim 5 -o w.safetensors"
+    (tmp_path / "w.checkpoint.pt").write_text("of a run")
+    assert_one_sentence(aecli(line), 2, "w.checkpoint.pt", "--resume", "--restart")
+    assert_one_sentence(aecli(f"{line} --resume"), 1, "w.checkpoint.pt is damaged", "--restart")
+    assert (tmp_path / "w.checkpoint.pt").read_text() == "of a run"
+    assert aecli(f"{line} --restart").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.png", "w.safetensors"]
+
+
+def test_training_needs_no_folder_but_that_of_its_result(aecli, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    assert aecli("train --arch dense --steps 1 -o w.safetensors").exit_code == 0
+    assert aecli("compare-pca --arch dense --dims 2 --epochs 0.01").exit_code == 0
+    assert (tmp_path / "runs").read_text() == "a file"
+    assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("command", "small"),
+    [
+        ("train --arch dense --steps 1 --data photos --patch-size 40 -o w.safetensors", True),
+        ("compare-pca --data photos --patch-size 40 --arch dense --dims 2 --epochs 0.01", True),
+        ("compare-pca --data photos --resize 8 --arch dense --dims 2 --epochs 1", False),
+        ("project photos --epochs 0.01 --patch-size 40", True),
+        ("project photos --epochs 0.01", False),
+    ],
+)
+def test_pictures_of_no_use_for_training_are_left_out_and_named_once(aecli, photo_folder, monkeypatch, command, small):
+    """Whichever would be held out: every one before the last is."""
+    monkeypatch.setattr("aecli.training.data.FOLDER_SAMPLE", 100)
+    for index in range(5):
+        (photo_folder / f"{index}.png").write_bytes((photo_folder / "arches.png").read_bytes())
+    (photo_folder / "b.png").write_bytes((photo_folder / "arches.png").read_bytes()[:900])
+    (photo_folder / "y.png").write_text("notes")
+    Image.new("RGB", (300, 9)).save(photo_folder / "z.png")
+    result = aecli(f"{command} --threads 1")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("left out") == 1 + small
+    assert "2 of 11 pictures left out, as they cannot be read: photos/b.png, photos/y.png\n" in result.stderr
+    assert ("1 of 11 pictures left out, as they are smaller than 40×40: photos/z.png\n" in result.stderr) is small
+
+
 def test_compare_pca_prints_a_table_and_writes_a_figure(aecli, tmp_path):
     result = aecli("compare-pca --arch dense --dims 2,4 --epochs 0.01 --json --threads 2")
     assert result.exit_code == 0

@@ -356,5 +356,5 @@ def test_ctrl_c_on_torchrun_leaves_a_checkpoint(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=240)
     assert errors.count("--resume goes on from") == 1
-    assert (tmp_path / "runs" / "w" / "checkpoint.pt").exists()
+    assert (tmp_path / "w.checkpoint.pt").exists()
     assert not (tmp_path / "w.safetensors").exists()

@@ -87,12 +87,13 @@ def test_streams_that_a_daemon_has_closed_are_no_trouble(tmp_path, closed):
 def test_training_that_is_told_to_end_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, number, status):
     command = [*PROGRAM, "train", "--arch", "dense", "--epochs", "100", "--threads", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr.readline().startswith("mnist-dense.safetensors: training takes about ")
     assert "step 1 " in process.stderr.readline()
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
     assert "--resume" in errors and "Traceback" not in errors
-    assert (tmp_path / "runs" / "mnist-dense" / "checkpoint.pt").exists()
+    assert (tmp_path / "mnist-dense.checkpoint.pt").exists()
     assert not (tmp_path / "mnist-dense.safetensors").exists()
 
 

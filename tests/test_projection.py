@@ -110,15 +110,15 @@ def test_a_collection_is_thinned_evenly_with_its_names_and_classes() -> None:
 
 
 def test_patches_of_a_folder_are_where_their_names_say(photo_folder: Path) -> None:
-    found = folder_patches(str(photo_folder), 32, 12, seed=0)
+    found = folder_patches(str(photo_folder), 32, 12, seed=0, tell=print)
     assert len(found.images) == len(set(found.names)) == 12
     for name, patch in zip(found.names, found.images, strict=True):
         file, left, top = re.fullmatch(r"(.*), (\d+) across, (\d+) down", name).groups()
         with Image.open(photo_folder / file) as whole:
             part = whole.convert("RGB").crop((int(left), int(top), int(left) + 32, int(top) + 32))
         assert np.array_equal(np.asarray(part), patch.permute(1, 2, 0))
-    with pytest.raises(AecliError, match="is as large as a patch of 999×999: pass a smaller --patch-size"):
-        folder_patches(str(photo_folder), 999, 12, seed=0)
+    with pytest.raises(AecliError, match="is as large as 999×999: add larger ones, or reduce --patch-size"):
+        folder_patches(str(photo_folder), 999, 12, seed=0, tell=print)
 
 
 def test_thumbnails_are_those_of_the_names_and_the_more_the_smaller(photo_folder: Path) -> None:

@@ -1,8 +1,10 @@
 """Training: batches, noise, the optimiser, the loop and its checkpoints, and from a request to a weights file."""
 
+import copy
 import gzip
 import math
 import pickle
+import re
 import struct
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from torch import nn
 from aecli.anomalies import error_quantiles
 from aecli.compression import coder_for, decode_picture, encode_picture
 from aecli.denoising import denoise_picture
+from aecli.device import select
 from aecli.errors import AecliError, UsageError
 from aecli.models.layers import ResidualBlock
 from aecli.training import Request, train
@@ -39,7 +42,7 @@ from aecli.weights import load_weights
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
-    """Checkpoints go below the current folder."""
+    """Results go there."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -293,18 +296,61 @@ def test_noise_has_its_standard_deviation_and_stays_within_0_and_1():
 # --------------------------------------------------------------------------------------------------------------- optimiser
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("shape", [(3, 32, 64), (1, 40, 200), (2, 200, 40)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+def test_orthogonalised_matrices_have_singular_values_near_one(shape, bf16):
     matrices = torch.randn(shape, generator=seeded())
-    result = orthogonalise(matrices)
+    result = orthogonalise(matrices, bf16=bf16)
     assert result.shape == matrices.shape
     assert result.dtype == matrices.dtype
     values = torch.linalg.svdvals(result)
-    assert 0.5 < values.min() <= values.max() < 1.35
+    assert 0.8 < values.min() <= values.max() < 1.2
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     cosine = (result * (u @ v)).sum() / (result.norm() * (u @ v).norm())
     assert cosine > 0.97
-    torch.testing.assert_close(orthogonalise(1000 * matrices), result, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(orthogonalise(1000 * matrices, bf16=bf16), result, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("weak", [1e-2, 1e-5, 0])
+def test_the_iterations_in_float32_bear_directions_that_are_weak_or_missing(weak):
+    """They see the squares of singular values only."""
+    u, s, v = torch.linalg.svd(torch.randn(1, 64, 512, generator=seeded()), full_matrices=False)
+    s[:, 32:] *= weak
+    result = orthogonalise(u * s[:, None] @ v)
+    values = (u.mT @ result @ v.mT).diagonal(dim1=1, dim2=2)[0]
+    assert values[:32].min() > 0.8
+    assert values.abs().max() < 1.2
+    assert values[32:].abs().max() < {1e-2: 1.2, 1e-5: 0.05, 0: 0.01}[weak]
+
+
+def test_what_is_no_matrix_is_stepped_as_by_torchs_adamw():
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)).to(memory_format=torch.channels_last)
+    theirs = copy.deepcopy(ours)
+    optimizers = (Muon(ours, lr=0.1, weight_decay=0.1), torch.optim.AdamW(theirs.parameters(), 0.1, (0.9, 0.98), weight_decay=0.1))
+    for _ in range(3):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(1, 3, 5, 6)).square().sum().backward()
+            optimizer.step()
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_bfloat16_is_chosen_where_the_processor_has_it_and_onednn_may_use_it(monkeypatch):
+    """As on a computer with AVX2 and nothing newer, for which these variables stand."""
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    for instructions, limit, chosen in (
+        (False, "", False),
+        (True, "", True),
+        (True, "DEFAULT", True),
+        (True, "AVX512_CORE_AMX", True),
+        (True, "AVX2", False),
+        (True, "avx512_core", False),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=instructions: found)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert select("cpu").bf16 is chosen, limit
 
 
 def test_muon_steps_matrices_and_adamw_the_rest():
@@ -317,7 +363,7 @@ def test_muon_steps_matrices_and_adamw_the_rest():
     optimizer.step()
     moved = [(b - p).detach() for b, p in zip(before, model.parameters(), strict=True)]
     values = torch.linalg.svdvals(moved[0].flatten(1)) / (0.1 * 0.2 * math.sqrt(72))  # (40, 72)
-    assert 0.5 < values.min() <= values.max() < 1.35
+    assert 0.8 < values.min() <= values.max() < 1.2
     for p, step in list(zip(model.parameters(), moved, strict=True))[1:]:  # the first step of Adam is the sign
         torch.testing.assert_close(step, 0.1 * p.grad.sign(), rtol=1e-3, atol=1e-4)
 
@@ -438,7 +484,8 @@ def test_a_checkpoint_of_another_run_is_refused(compute, tmp_path):
     path = tmp_path / "c.pt"
     trainer_of(compute, path, steps=1).run(ignore, never)
     for other, message in (
-        ({"seed": 1}, r"c\.pt was trained with --seed 0: pass the same"),
+        ({"seed": 1}, r"c\.pt was trained with --seed 0, not with --seed 1: pass the same, or --restart to begin anew"),
+        ({"lr": 1e-3, "seed": 2}, r"was trained with --lr 0\.01 and --seed 0, not with --lr 0\.001 and --seed 2"),
         ({"batch_size": 4}, r"c\.pt was trained with --batch-size 8"),
         ({"latent_dim": 5}, r"c\.pt is of another model"),
         ({"model": tiny_denoiser()}, r"c\.pt is of another model"),
@@ -463,8 +510,8 @@ def test_damaged_and_hostile_checkpoints_are_refused_and_run_nothing(compute, tm
     state = torch.load(path, weights_only=True)
     writers = [lambda n=n: path.write_bytes(good[:n]) for n in (0, 10, len(good) // 2, len(good) - 10)]
     writers += [lambda s=s: torch.save(s, path) for s in (
-        Bomb(), {**state, "model": Bomb()}, [1], {"format": 99}, {"format": 1}, {**state, "model": 5}, {**state, "optimizer": {}},
-        {**state, "optimizer": 5}, {**state, "step": "three"}, {**state, "seconds": None},
+        Bomb(), {**state, "model": Bomb()}, [1], {"format": 99}, {"format": 2}, {**state, "options": 5}, {**state, "model": 5},
+        {**state, "optimizer": {}}, {**state, "optimizer": 5}, {**state, "step": "three"}, {**state, "seconds": None},
         {k: v for k, v in state.items() if k != "step"},
     )]  # fmt: skip
     for write in writers:
@@ -637,10 +684,9 @@ def test_the_photograph_models_resume_exactly(compute, photo_folder, tmp_path, a
     assert resumed.scores == whole.scores
 
 
-def test_outputs_of_one_name_in_two_folders_have_a_checkpoint_each(compute):
-    outputs = ("w.safetensors", "a/w.safetensors", "../w.safetensors", "/a/b/w.safetensors")
-    found = [request_of(compute, "dense", output).checkpoint.as_posix() for output in outputs]
-    assert found == [f"runs/{folder}w/checkpoint.pt" for folder in ("", "a/", "up/", "a/b/")]
+def test_the_checkpoint_stands_beside_the_output(compute):
+    for output in ("w.safetensors", "a/w.safetensors", "/a/b/w.safetensors"):
+        assert request_of(compute, "dense", output).checkpoint.as_posix() == output.replace(".safetensors", ".checkpoint.pt")
 
 
 def test_stopping_leaves_a_checkpoint_and_resuming_finishes(compute):
@@ -650,6 +696,108 @@ def test_stopping_leaves_a_checkpoint_and_resuming_finishes(compute):
     assert request.checkpoint.is_file()
     assert not request.output.exists()
     assert train(replace(request, resume=True), ignore, never).finished
+    assert [path.name for path in request.output.parent.iterdir()] == ["w.safetensors"]
+
+
+def test_a_run_that_has_not_ended_is_not_replaced_unless_asked(compute):
+    request = request_of(compute, "dense", steps=6, latent_dim=4)
+    train(request, ignore, lambda: True)
+    before = request.checkpoint.read_bytes()
+    with pytest.raises(UsageError, match=r"w\.checkpoint\.pt is of a run that has not ended: pass --resume .* or --restart"):
+        train(request, ignore, never)
+    with pytest.raises(UsageError, match="--resume goes on and --restart begins anew: give one of them"):
+        train(replace(request, resume=True, restart=True), ignore, never)
+    assert request.checkpoint.read_bytes() == before
+    assert train(replace(request, restart=True, lr=1e-3), ignore, never).finished
+    assert not request.checkpoint.exists()
+
+
+def test_a_run_that_cannot_go_on_keeps_no_checkpoint(compute):
+    request = request_of(compute, "dense", steps=6, latent_dim=4, resumable=False)
+    assert not train(request, ignore, lambda: True).finished
+    assert not request.output.parent.exists()
+
+
+OTHER_OPTIONS = {
+    "lr": ({"lr": 1e-3}, r"with --lr 0\.005, not with --lr 0\.001: pass the same, or --restart to begin anew"),
+    "noise": ({"noise": Noise(0.5)}, "with no --noise, not with --noise gaussian:0.5"),
+    "latent-dim": ({"latent_dim": 5}, "with --latent-dim 4, not with --latent-dim 5"),
+    "batch-size": ({"batch_size": 5}, "was trained with --batch-size 128"),
+    "seed": ({"seed": 3}, "with --seed 0, not with --seed 3"),
+    "arch": ({"arch": "sparse"}, "with --arch dense and no --sparsity, not with --arch sparse and --sparsity topk:0.1"),
+    "init": ({"init": "start.safetensors"}, r"with no --init, not with --init start \([0-9a-f]{8}\)"),
+    "data": ({"data": "photos", "resize": 28}, "with --data mnist, .*, not with --data photos, pictures of 28×28"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_OPTIONS)
+def test_a_run_goes_on_with_its_own_options_only(compute, photo_folder, kind):
+    (photo_folder / "more.png").write_bytes((DATA / "arches.png").read_bytes())
+    saved(photo_folder.parent / "start.safetensors", tiny_dense(height=28, width=28), "dense")
+    request = request_of(compute, "dense", steps=6, latent_dim=4)
+    train(request, ignore, lambda: True)
+    options, message = OTHER_OPTIONS[kind]
+    with pytest.raises(UsageError, match=message):
+        train(replace(request, resume=True, **options), ignore, never)
+    assert request.checkpoint.exists()
+
+
+def test_a_run_goes_on_with_the_pictures_it_began_with_only(compute, photo_folder):
+    request = request_of(compute, "dense", data=str(photo_folder), patch_size=16, steps=6)
+    train(request, ignore, lambda: True)
+    (photo_folder / "colosseum.png").rename(photo_folder / "zoo.png")  # another one is held out
+    with pytest.raises(UsageError, match=r"with --data 2 pictures of photos, .*held out: \w+\), not with --data 2 pictures"):
+        train(replace(request, resume=True), ignore, never)
+
+
+@pytest.mark.parametrize("arch", ["dense", "denoiser", "codec"])
+def test_pictures_that_are_of_no_use_are_left_out_counted_and_named(compute, photo_folder, tmp_path, arch):
+    """Before some are held out: of `0.png` to `9.png` with three photographs the middle one would be damaged."""
+    for index in range(10):
+        (photo_folder / f"{index}.png").write_bytes(b"no picture")
+    Image.new("RGB", (200, 30)).save(photo_folder / "a.png")
+    start, told = tmp_path / "start.safetensors", []
+    if arch != "dense":
+        saved(start, tiny_denoiser() if arch == "denoiser" else tiny_codec(), arch, task="any")
+    options = {"init": str(start)} if arch != "dense" else {}
+    request = request_of(compute, arch, data=str(photo_folder), patch_size=64, batch_size=2, steps=1, tell=told.append, **options)
+    result = train(request, ignore, never)
+    assert told == [
+        f"1 of 14 pictures left out, as they are smaller than 64×64: {photo_folder}/a.png",
+        "10 of 14 pictures left out, as they cannot be read: " + ", ".join(f"{photo_folder}/{i}.png" for i in range(10)),
+    ]
+    assert load_weights(result.output).card.training_data.startswith("2 pictures of photos")
+
+
+def test_whole_pictures_that_cannot_be_read_are_left_out_and_named(compute, photo_folder):
+    for index in range(12):
+        (photo_folder / f"{index:02}.png").write_bytes(b"no picture")
+    told = []
+    train(request_of(compute, "dense", data=str(photo_folder), resize=8, steps=1, tell=told.append), ignore, never)
+    assert len(told) == 1
+    assert told[0].startswith(f"12 of 15 pictures left out, as they cannot be read: {photo_folder}/00.png, ")
+    assert told[0].endswith("/09.png and 2 more")
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_refused(compute, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for name in "ab":
+        (tmp_path / "bad" / f"{name}.png").write_bytes(b"no picture")
+    with pytest.raises(AecliError, match=r"no picture can be read; of the first: .*a\.png is not a picture"):
+        train(request_of(compute, "dense", data=str(tmp_path / "bad"), steps=1), ignore, never)
+
+
+def test_how_long_it_takes_is_told_before_it_begins_and_changes_nothing(compute, tmp_path):
+    told, steps = [], []
+    request = request_of(compute, "dense", steps=200, latent_dim=40, tell=told.append, seed=3)
+    train(request, lambda p: steps.append(len(told)), lambda: len(steps) == 2)
+    assert set(steps) == {1}
+    assert re.fullmatch(r"out/w\.safetensors: training takes about [\d.e+-]+ (seconds|minutes|hours)", told[0])
+    trainer, other = (trainer_of(compute, tmp_path / f"{i}.pt", steps=60, noise=Noise(0.3)) for i in range(2))
+    assert trainer.expected_seconds() > 0
+    trainer.run(ignore, never), other.run(ignore, never)
+    assert same_weights(trainer.model, other.model) and same_weights(trainer.ema, other.ema)
+    assert trainer_of(compute, tmp_path / "c.pt", steps=5).expected_seconds() is None
 
 
 def test_a_sparse_denoising_autoencoder_does_not_fit_its_code_to_the_noise(compute):
@@ -674,10 +822,13 @@ REFUSED = {
     "resume": ({"resume": True, "steps": 5}, "there is no checkpoint .* to resume from"),
     "init": ({"init": "start.safetensors", "arch": "deep"}, "is a dense, not a deep: pass --arch dense"),
     "init of another size": ({"init": "start.safetensors"}, "has height 8 instead of 28, width 8 instead of 28"),
-    "large patches": ({"data": "photos", "patch_size": 500}, "no picture is as large as a patch of 500×500"),
+    "large patches": (
+        {"data": "photos", "patch_size": 500},
+        "no picture of photos is as large as 500×500: add larger ones, or reduce --patch-size",
+    ),
     "valid": (
         {"arch": "codec", "data": "photos", "patch_size": 64, "valid": "small"},
-        "no validation picture is as large as 64×64",
+        "no picture of small is as large as 64×64",
     ),
 }
 

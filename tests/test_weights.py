@@ -274,3 +274,9 @@ def test_a_tensor_of_another_type_than_it_should_have_loads_or_is_refused(path, 
         assert load_weights(path).model(torch.rand(1, 1, 8, 8)).dtype == torch.float32
     except AecliError as error:
         assert "tiny.safetensors" in str(error)
+
+
+@pytest.mark.parametrize("name", ["mnist-conv", "mnist-30d", "mnist-denoise"])
+def test_weights_of_before_keep_their_residual_blocks_though_new_ones_have_none(name):
+    assert load_weights(name).card.config["blocks"] == 1
+    assert build("conv", {}).config.blocks == 0

@@ -9,6 +9,7 @@ import json
 import shlex
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,7 @@ def compare_pca(
     archs = _parse_archs("deep" if arch is None else arch)
 
     from aecli.pca import Candidate, check_dims, compare
-    from aecli.training import Request, feature_data
+    from aecli.training import QUICK_BATCH, Request, feature_data
 
     request = Request(
         arch=archs[0],
@@ -89,9 +90,12 @@ def compare_pca(
         resize=resize,
         epochs=3.0 if minutes is None and epochs is None else epochs,
         minutes=minutes,
+        batch_size=QUICK_BATCH,
         seed=seed,
         overwrite=overwrite,
         command=shlex.join(["aecli", *sys.argv[1:]]),
+        resumable=False,
+        tell=cache(report.say),  # the data is read for every training, but told of once
     )
     feature = feature_data(request)
     if weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +85,7 @@ def project(
     from aecli.plots import projection_figure
     from aecli.project_page import projection_page
     from aecli.projection import Projection, check_count, check_methods, map_with
-    from aecli.training import Request, collection
+    from aecli.training import QUICK_BATCH, Request, collection
 
     check_methods(methods)
     request = Request(
@@ -100,9 +101,12 @@ def project(
         minutes=minutes,
         epochs=epochs,
         steps=None if training else STEPS,
+        batch_size=QUICK_BATCH,
         seed=seed,
         overwrite=overwrite,
         command=shlex.join(["aecli", *sys.argv[1:]]),
+        resumable=False,
+        tell=cache(report.say),  # the data is read for every training, but told of once
     )
     chosen = collection(request, points).at_most(points)
     check_count(len(chosen.images))  # before anything is trained

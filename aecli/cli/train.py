@@ -62,7 +62,11 @@ def train(
         int, typer.Option(min=0, max=MOST_SEED, help="Same seed, same machine: same weights.", rich_help_panel=BUDGET)
     ] = 0,
     init: Annotated[str | None, typer.Option(help="Weights to start from (fine-tuning).", rich_help_panel=START)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.", rich_help_panel=START)] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with a run that has not ended; its options must be the same.", rich_help_panel=START),
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin such a run anew.", rich_help_panel=START)] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The weights file; by default named after data and arch.", rich_help_panel=START),
@@ -119,8 +123,10 @@ def train(
                 seed=seed,
                 init=init,
                 resume=resume,
+                restart=restart,
                 overwrite=overwrite,
                 command=shlex.join([*processes.launcher(), *sys.argv[1:]]),
+                tell=report.say,
             )
             report.refuse_nameless(request.output)
             report.refuse_existing(_picture_beside(request), overwrite)

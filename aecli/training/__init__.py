@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from aecli.anomalies import PHOTO_BATCH, PHOTO_PATCH, error_quantiles, quantiles
 from aecli.coding.tables import fill_tables, fit_tables
 from aecli.device import Compute
 from aecli.errors import UsageError
-from aecli.models import ARCHITECTURES, FeatureAutoencoder, build
+from aecli.models import ARCHITECTURES, FeatureAutoencoder, build, config_of
 from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
 from aecli.models.dense import CODEBOOK, Deep, Sparse
@@ -26,16 +27,16 @@ from aecli.training import arrays, features
 from aecli.training.data import (
     CLASS_NAMES,
     NAMES,
+    Decoded,
     FeatureData,
     FolderSource,
     as_unit,
     central_crops,
     dataset_features,
     folder_features,
-    folder_pictures,
-    hold_out,
     load_dataset,
     read_rgb,
+    split_pictures,
 )
 from aecli.training.distributed import ALONE, Processes
 from aecli.training.drawings import Drawings
@@ -43,9 +44,8 @@ from aecli.training.loop import ANNEALING, Budget, Progress, Task, Trainer
 from aecli.training.noise import Noise, add_gaussian, degrade
 from aecli.training.photos import GREY_SHARE, REDUCED_SHARE, CodecTask, DenoiserTask
 from aecli.training.recycling import recycle
-from aecli.weights import card_of, load_weights, save_weights
+from aecli.weights import card_of, find_weights, load_weights, save_weights
 
-RUNS = Path("runs")  # checkpoints, below the current folder
 VALID_CROP = 256
 PCA_PATCHES = 64  # that a codec starts from
 TABLE_PATCHES = 32  # that its tables are fitted to
@@ -62,7 +62,7 @@ class Recipe:
     batch_size: int
     lr: float
     data: str = "mnist"
-    epochs: int | None = None
+    steps: int | None = None  # not epochs: a folder of a hundred pictures takes as many to learn
     minutes: float | None = None
     patch_size: int = 32
     clip: float = 1.0
@@ -71,16 +71,19 @@ class Recipe:
 
 
 RECIPES = {
-    "dense": Recipe(batch_size=128, lr=5e-3, epochs=20),
-    "deep": Recipe(batch_size=128, lr=5e-3, epochs=20),
-    "sparse": Recipe(batch_size=128, lr=5e-3, epochs=20),
-    "conv": Recipe(batch_size=128, lr=5e-3, epochs=10),
-    "vae": Recipe(batch_size=128, lr=5e-3, epochs=10),
+    # On MNIST and two cores with AVX2 and nothing newer, conv and vae take under six minutes, the others under two.
+    "dense": Recipe(batch_size=128, lr=5e-3, steps=9000),
+    # Larger batches than the others': the iterations of the optimiser take as long as the gradients of 128 pictures.
+    "deep": Recipe(batch_size=512, lr=5e-3, steps=500),
+    "sparse": Recipe(batch_size=128, lr=5e-3, steps=2500),
+    "conv": Recipe(batch_size=128, lr=5e-3, steps=1400),
+    "vae": Recipe(batch_size=128, lr=5e-3, steps=1400),
     # Clipping at 0.1 matters little to orthogonalised updates, and protects AdamW's share of them.
     # Steps of the deep layers as small as those of a 3×3 convolution of 64 channels: larger ones are noise, and units die of it.
     "denoiser": Recipe(batch_size=16, lr=1e-3, data="", minutes=60, patch_size=128, clip=0.1, largest=9 * 64, annealing=0.98),
     "codec": Recipe(batch_size=8, lr=1e-3, data="", minutes=60, patch_size=256),
 }
+QUICK_BATCH = 128  # of deep in runs of less than a minute, which learn more from many steps than from large ones
 FROM_SCRATCH = {"denoiser": {"slope": 0.1, "local_mean": True}}
 """Configurations of photograph models where there is no --init, which has its own."""
 
@@ -109,9 +112,12 @@ class Request:
     seed: int = 0
     init: str | None = None
     resume: bool = False
+    restart: bool = False  # even if an unfinished run's checkpoint is there
+    resumable: bool = True  # a checkpoint is kept beside the output until that is written
     overwrite: bool = False
     command: str = ""
     data_name: str | None = None  # what the model card calls the data
+    tell: Callable[[str], None] = lambda _: None  # is given sentences: how long it takes, which pictures are left out
 
     def __post_init__(self) -> None:
         for option, path in (("--data", self.data), ("--valid", self.valid), ("--output", self.output)):
@@ -129,10 +135,9 @@ class Request:
         return self.recipe.data if self.data is None else self.data
 
     @property
-    def checkpoint(self) -> Path:
-        """Where the run's state is kept: below a folder of its own for each output."""
-        folders = ("up" if part == ".." else part for part in self.output.parent.parts if part != self.output.anchor)
-        return RUNS.joinpath(*folders, self.output.stem, "checkpoint.pt")
+    def checkpoint(self) -> Path | None:
+        """Where the run's state is kept until the output is written: beside it, as there it can be written."""
+        return self.output.with_suffix(".checkpoint.pt") if self.resumable else None
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,8 @@ def train(
 ) -> Result:
     """Train, write the weights file, and measure it.
 
-    When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False).
+    When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False); when the weights
+    are, it is removed.
     Of several processes, all of which call this with the same request, the first one writes and measures; the others'
     results hold no scores.
 
@@ -170,6 +176,7 @@ def train(
     if request.resume:
         with processes.together():
             trainer.load_checkpoint()
+    _tell_duration(request, trainer)
     finished = trainer.run(on_progress, should_stop)
     if not finished or not processes.leads:
         return Result(finished, request.output, trainer.step)
@@ -191,15 +198,17 @@ def train(
         command=request.command,
     )
     save_weights(request.output, model, card, half=isinstance(model, Denoiser | Codec), overwrite=request.overwrite)
+    trainer.remove_checkpoint()
     return Result(True, request.output, trainer.step, scores, samples)
 
 
 @dataclass
 class _Session:
-    """A task with what its weights file will say of it."""
+    """A task with what its weights file will say of it. held_out: a digest of the pictures that are."""
 
     task: Task
     data_name: str
+    held_out: str
     card_task: str
     colour_mode: str
     finish: Callable[[Any], None]  # what a model keeps beside its weights
@@ -216,6 +225,7 @@ def _check(request: Request) -> None:
     folder = next(parent for parent in request.output.absolute().parents if parent.exists())
     if not os.access(folder, os.W_OK) or not folder.is_dir():  # better said now than after hours of training
         raise UsageError(f"{request.output} cannot be written: pass another --output")
+    _check_checkpoint(request)
     photo = request.arch in ("denoiser", "codec")
     if photo and request.noise:
         raise UsageError(f"--noise is for the small architectures; {request.arch} has noise of its own: leave it out")
@@ -227,6 +237,18 @@ def _check(request: Request) -> None:
         raise UsageError("--sparsity goes with --arch sparse only")
     if photo and (request.source in NAMES or not request.source):
         raise UsageError(f"--arch {request.arch} learns from photographs: pass --data FOLDER")
+
+
+def _check_checkpoint(request: Request) -> None:
+    checkpoint = request.checkpoint
+    if request.resume and request.restart:
+        raise UsageError("--resume goes on and --restart begins anew: give one of them")
+    if checkpoint is None or not checkpoint.exists() or request.resume:
+        return
+    if checkpoint.is_dir():
+        raise UsageError(f"{checkpoint}, where the run's state is kept, is a folder: pass another --output")
+    if not request.restart:
+        raise UsageError(f"{checkpoint} is of a run that has not ended: pass --resume to go on with it, or --restart to begin anew")
 
 
 def check_source(request: Request) -> None:
@@ -263,8 +285,38 @@ def _trainer(request: Request, session: _Session, processes: Processes) -> Train
         seed=request.seed,
         compute=request.compute,
         checkpoint=request.checkpoint,
+        options=_options(request, session),
         processes=processes,
     )
+
+
+def _options(request: Request, session: _Session) -> dict[str, str]:
+    """What must be the same when a run goes on, besides what the trainer itself is given; how long it takes need not."""
+    config = config_of(session.task.model)
+    init = hashlib.sha256(find_weights(request.init).read_bytes()).hexdigest() if request.init else ""
+    return {
+        "--arch": request.arch,
+        "--data": f"{session.data_name} (of those held out: {session.held_out[:8]})",
+        "--patch-size": str(request.patch_size or request.recipe.patch_size),
+        "--noise": str(request.noise or ""),
+        "--latent-dim": str(config.get("latent_dim", "")),
+        "--sparsity": str(config.get("sparsity", "")),
+        "--init": f"{Path(request.init).stem} ({init[:8]})" if request.init else "",
+    }
+
+
+def _tell_duration(request: Request, trainer: Trainer) -> None:
+    seconds = trainer.expected_seconds()
+    if seconds is not None:
+        request.tell(f"{request.output}: training takes about {_duration(seconds)}")
+
+
+def _duration(seconds: float) -> str:
+    """`50 seconds`, `4 minutes`, `2.5 hours`."""
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds:.2g} seconds"
 
 
 def _budget(request: Request, steps_per_epoch: int) -> Budget:
@@ -273,9 +325,10 @@ def _budget(request: Request, steps_per_epoch: int) -> Budget:
         raise UsageError("give one of --epochs, --steps and --minutes")
     if request.epochs is not None and not 0 < request.epochs < math.inf:
         raise UsageError("--epochs, --steps and --minutes must be positive")
-    epochs, minutes = (request.epochs, request.minutes) if given else (request.recipe.epochs, request.recipe.minutes)
-    steps = request.steps if epochs is None else max(1, round(epochs * steps_per_epoch))
-    return Budget(steps=steps, minutes=minutes)
+    if request.epochs is not None:
+        return Budget(steps=max(1, round(request.epochs * steps_per_epoch)))
+    budget = request if given else request.recipe
+    return Budget(steps=budget.steps, minutes=budget.minutes)
 
 
 def _model(request: Request, config: Mapping[str, Any]) -> Any:
@@ -298,13 +351,13 @@ def _photo_session(request: Request) -> _Session:
     patch_size = request.patch_size or request.recipe.patch_size
     if request.arch == "codec" and patch_size % Codec.stride:
         raise UsageError(f"--patch-size {patch_size} does not fit the codec: give a multiple of {Codec.stride}")
-    paths = folder_pictures(request.data)
-    train_paths, valid_paths = (paths, folder_pictures(request.valid)) if request.valid else hold_out(paths)
+    decoded = Decoded()
+    least = (patch_size, Codec.stride if request.arch == "codec" else 1)
+    train_paths, valid_paths = split_pictures(request.data, request.valid, least, request.tell, decoded)
     valid = central_crops(valid_paths, VALID_CROP)
     model = _model(request, {} if request.init else FROM_SCRATCH.get(request.arch, {}))
-    grey_share = GREY_SHARE if request.arch == "denoiser" else 0.0
-    reduced_share = REDUCED_SHARE if request.arch == "denoiser" else 0.0
-    source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share, reduced_share=reduced_share)
+    shares = {"grey_share": GREY_SHARE, "reduced_share": REDUCED_SHARE} if request.arch == "denoiser" else {}
+    source = FolderSource(train_paths, patch_size, request.seed, decoded=decoded, **shares)
     if isinstance(model, Codec) and request.init is None:
         model.start_with_pca(source.batch(0, PCA_PATCHES))
     if isinstance(model, Denoiser) and request.init is not None and not request.resume:  # a checkpoint replaces all weights
@@ -325,7 +378,15 @@ def _photo_session(request: Request) -> _Session:
         return scores, samples, _photo_quantiles(model, valid_paths, request.compute)
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
-    return _Session(task, f"{len(source.paths)} pictures of {Path(request.data).name}", card_task, "rgb", finish, measure)
+    data_name = f"{len(source.paths)} pictures of {Path(request.data).name}"
+    return _Session(task, data_name, _digest(valid), card_task, "rgb", finish, measure)
+
+
+def _digest(pictures: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(picture.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _recycle_units(model: Denoiser, patches: Tensor, seed: int) -> None:
@@ -369,8 +430,9 @@ def feature_data(request: Request) -> FeatureData:
     if Path(data).suffix in arrays.SUFFIXES:
         return arrays.array_features(Path(data), request.seed)
     if request.resize is not None:
-        return arrays.resized_features(data, request.valid, request.resize, request.seed)
-    return folder_features(data, request.valid, request.patch_size or request.recipe.patch_size, request.seed)
+        return arrays.resized_features(data, request.valid, request.resize, request.seed, request.tell)
+    patch_size = request.patch_size or request.recipe.patch_size
+    return folder_features(data, request.valid, patch_size, request.seed, request.tell)
 
 
 def collection(request: Request, patches: int) -> arrays.Collection:
@@ -388,8 +450,9 @@ def collection(request: Request, patches: int) -> arrays.Collection:
         whole, test = arrays.read_collection(Path(data))
         return test or whole
     if request.resize is not None:
-        return arrays.resized_folder(data, request.resize)
-    return arrays.folder_patches(data, request.patch_size or request.recipe.patch_size, patches, request.seed)
+        return arrays.resized_folder(data, request.resize, request.tell)
+    patch_size = request.patch_size or request.recipe.patch_size
+    return arrays.folder_patches(data, patch_size, patches, request.seed, request.tell)
 
 
 def _feature_session(request: Request) -> _Session:
@@ -420,7 +483,7 @@ def _feature_session(request: Request) -> _Session:
 
     card_task = "denoise" if noise else "features"
     task = features.FeatureTask(model, data.source, data.valid, noise)
-    return _Session(task, data.name, card_task, "grey" if channels == 1 else "rgb", finish, measure)
+    return _Session(task, data.name, _digest(data.valid), card_task, "grey" if channels == 1 else "rgb", finish, measure)
 
 
 __all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "collection", "feature_data", "train"]

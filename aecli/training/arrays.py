@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,18 @@ from torch import Tensor
 
 from aecli.errors import AecliError, UsageError
 from aecli.patches import reduced
-from aecli.training.data import HELD_OUT_IMAGES, ArraySource, FeatureData, Pictures, as_unit, evenly, folder_pictures, read_rgb
+from aecli.training.data import (
+    HELD_OUT_IMAGES,
+    ArraySource,
+    Decoded,
+    FeatureData,
+    Pictures,
+    as_unit,
+    evenly,
+    folder_pictures,
+    read_rgb,
+    useful,
+)
 
 SUFFIXES = (".npy", ".npz")
 # Where an .npz keeps its pictures and their classes, the first that is there; x_test and y_test are a test set of their own.
@@ -126,10 +137,13 @@ def array_features(path: Path, seed: int) -> FeatureData:
     )
 
 
-def resized_folder(folder: str, side: int) -> Collection:
-    """A folder's pictures, the central square of each reduced to side × side; sub-folders, if all lie in some, are the classes."""
-    paths = folder_pictures(folder)
-    images = torch.stack([resized(path, side) for path in paths])
+def resized_folder(folder: str, side: int, tell: Callable[[str], None]) -> Collection:
+    """A folder's pictures, the central square of each reduced to side × side; sub-folders, if all lie in some, are the classes.
+
+    Tells which pictures are left out, as they cannot be read.
+    """
+    found = [(path, _reduced(pixels, side)) for path, pixels in useful(folder_pictures(folder), 1, tell)]
+    paths, images = [path for path, _ in found], torch.stack([image for _, image in found])
     classes, class_names = _folder_classes(folder, paths)
     names = tuple(str(path.relative_to(folder)) for path in paths)
     return Collection(f"{Path(folder).resolve().name}, pictures of {side}×{side}", images, classes, class_names, names)
@@ -140,24 +154,23 @@ def _folder_classes(folder: str, paths: Sequence[Path]) -> tuple[Tensor | None, 
     return (None, ()) if "" in parents else _indices(np.array(parents))
 
 
-def folder_patches(folder: str, side: int, count: int, seed: int) -> Collection:
+def folder_patches(folder: str, side: int, count: int, seed: int, tell: Callable[[str], None]) -> Collection:
     """About `count` patches of side × side, as many of each picture as of any other, at places that do not overlap.
 
-    Raises AecliError where no picture is as large as a patch.
+    Tells which pictures are left out. Raises AecliError where no picture is as large as a patch.
     """
-    paths = folder_pictures(folder)
+    decoded = Decoded()
+    paths = [path for path, _ in useful(folder_pictures(folder), side, tell, decoded)]
     rng = np.random.default_rng(seed)
     patches, names, sources = [], [], []
     for path in paths:
-        pixels = read_rgb(path)
+        pixels = decoded[path]
         rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
         cells = rng.permutation(rows * columns)[: -(-count // len(paths))]
         for top, left in ((cell // columns * side, cell % columns * side) for cell in sorted(cells.tolist())):
             patches.append(torch.from_numpy(pixels[top : top + side, left : left + side]).permute(2, 0, 1))
             names.append(f"{path.relative_to(folder)}, {left} across, {top} down")
             sources.append(path)
-    if not patches:
-        raise AecliError(f"no picture of {folder} is as large as a patch of {side}×{side}: pass a smaller --patch-size")
     classes, class_names = _folder_classes(folder, sources)
     name = f"{Path(folder).resolve().name}, patches of {side}×{side}"
     return Collection(name, torch.stack(patches), classes, class_names, tuple(names))
@@ -170,15 +183,19 @@ def thumbnails(folder: str, names: Sequence[str], side: int) -> Tensor:
 
 def resized(path: Path, side: int) -> Tensor:
     """The central square of a picture, (3, side, side) uint8."""
-    return torch.from_numpy(reduced(read_rgb(path), side)).permute(2, 0, 1)
+    return _reduced(read_rgb(path), side)
 
 
-def resized_features(folder: str, valid_folder: str | None, side: int, seed: int) -> FeatureData:
-    """A folder of whole pictures, reduced, to train and measure on."""
-    collection = resized_folder(folder, side)
+def _reduced(pixels: np.ndarray, side: int) -> Tensor:
+    return torch.from_numpy(reduced(pixels, side)).permute(2, 0, 1)
+
+
+def resized_features(folder: str, valid_folder: str | None, side: int, seed: int, tell: Callable[[str], None]) -> FeatureData:
+    """A folder of whole pictures, reduced, to train and measure on. Tells which are left out."""
+    collection = resized_folder(folder, side, tell)
     if valid_folder is None:
         return split_features(collection, seed)
-    test = as_unit(resized_folder(valid_folder, side).images[:])
+    test = as_unit(resized_folder(valid_folder, side, tell).images[:])
     return FeatureData(
         name=f"{collection.name}, {len(collection.images)} training pictures",
         source=ArraySource(collection.images, seed),

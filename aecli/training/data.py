@@ -10,7 +10,7 @@ import gzip
 import io
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -35,6 +35,7 @@ CACHE_BYTES = 4 << 30  # decoded pictures kept in memory; what does not fit is r
 HELD_OUT_IMAGES = 2000  # of a data set's training part, or patches of the held-out pictures
 FOLDER_SAMPLE = 20_000  # patches that stand for a folder where a fixed set is needed (PCA)
 HELD_OUT_SHARE = 20  # one picture in twenty validates where no --valid folder is given
+NAMED = 10  # of the pictures that are left out
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,23 @@ class _Place(NamedTuple):
     flipped: bool
 
 
+class Decoded:
+    """A folder's pictures by path, (H, W, 3) uint8: kept in memory as far as CACHE_BYTES reach, the others read every time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Path, np.ndarray] = {}
+        self._bytes = 0
+
+    def __getitem__(self, path: Path) -> np.ndarray:
+        if path in self._kept:
+            return self._kept[path]
+        pixels = read_rgb(path)
+        if self._bytes + pixels.nbytes <= CACHE_BYTES:
+            self._kept[path] = pixels
+            self._bytes += pixels.nbytes
+        return pixels
+
+
 class FolderSource:
     """Random patches of a folder's pictures, flipped and turned, some grey, some of pictures reduced to half their size.
 
@@ -122,15 +140,21 @@ class FolderSource:
     """
 
     def __init__(
-        self, paths: Sequence[Path], patch_size: int, seed: int, *, grey_share: float = 0.0, reduced_share: float = 0.0
+        self,
+        paths: Sequence[Path],
+        patch_size: int,
+        seed: int,
+        *,
+        grey_share: float = 0.0,
+        reduced_share: float = 0.0,
+        decoded: Decoded | None = None,
     ) -> None:
         self.patch_size, self.seed, self.grey_share, self.reduced_share = patch_size, seed, grey_share, reduced_share
-        self._cache: dict[Path, np.ndarray] = {}
-        self._cached_bytes = 0
+        self._decoded = decoded or Decoded()
         self.paths: list[Path] = []
         self._sizes: list[tuple[int, int]] = []
         for path in paths:
-            height, width = self._pixels(path).shape[:2]
+            height, width = self._decoded[path].shape[:2]
             if min(height, width) >= patch_size:
                 self.paths.append(path)
                 self._sizes.append((height, width))
@@ -162,21 +186,12 @@ class FolderSource:
 
     def _patch(self, path: Path, place: _Place) -> np.ndarray:
         rows, columns = (slice(start, start + place.reduced * self.patch_size) for start in (place.top, place.left))
-        part = self._pixels(path)[rows, columns]
+        part = self._decoded[path][rows, columns]
         if place.reduced == 2:
             cells = part.reshape(self.patch_size, 2, self.patch_size, 2, 3)
             part = cells.mean(axis=(1, 3)).round().astype(np.uint8)
         patch: np.ndarray = np.rot90(part, k=place.turns)
         return patch[:, ::-1] if place.flipped else patch
-
-    def _pixels(self, path: Path) -> np.ndarray:
-        if path in self._cache:
-            return self._cache[path]
-        pixels = read_rgb(path)
-        if self._cached_bytes + pixels.nbytes <= CACHE_BYTES:
-            self._cache[path] = pixels
-            self._cached_bytes += pixels.nbytes
-        return pixels
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -193,6 +208,53 @@ def folder_pictures(folder: str) -> list[Path]:
         )
     found = find_inputs([folder], recursive=True, files_from=None, null_separated=False, suffixes=SUFFIXES, stdin=io.BytesIO())
     return [i.path for i in found if isinstance(i.path, Path)]
+
+
+def useful(
+    paths: Sequence[Path], least: int, tell: Callable[[str], None], decoded: Decoded | None = None
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """The pictures that can be read and are at least so high and wide, one by one; then tells how many and which are left out.
+
+    Raises AecliError where there are none.
+    """
+    read = decoded.__getitem__ if decoded else read_rgb
+    small, unreadable = [], []
+    first_error: AecliError | None = None
+    for path in paths:
+        try:
+            pixels = read(path)
+        except AecliError as error:
+            unreadable.append(path)
+            first_error = first_error or error
+            continue
+        if min(pixels.shape[:2]) < least:
+            small.append(path)
+        else:
+            yield path, pixels
+    if len(small) + len(unreadable) == len(paths):
+        if small:
+            raise AecliError(
+                f"no picture of {small[0].parent} is as large as {least}×{least}: add larger ones, or reduce --patch-size"
+            )
+        raise AecliError(f"no picture can be read; of the first: {first_error}")
+    for why, left_out in ((f"they are smaller than {least}×{least}", small), ("they cannot be read", unreadable)):
+        if left_out:
+            named = ", ".join(map(str, left_out[:NAMED]))
+            more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+            tell(f"{len(left_out)} of {len(paths)} pictures left out, as {why}: {named}{more}")
+
+
+def split_pictures(
+    folder: str, valid_folder: str | None, least: tuple[int, int], tell: Callable[[str], None], decoded: Decoded
+) -> tuple[list[Path], list[Path]]:
+    """(training, validation) pictures of one folder, or of two: those that can be read and are large enough.
+
+    least: the smaller side that a picture must have, of `folder` and of `valid_folder`.
+    """
+    paths = [path for path, _ in useful(folder_pictures(folder), least[0], tell, decoded)]
+    if valid_folder is None:
+        return hold_out(paths)
+    return paths, [path for path, _ in useful(folder_pictures(valid_folder), least[1], tell, decoded)]
 
 
 def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -257,12 +319,12 @@ def dataset_features(dataset: Dataset, seed: int) -> FeatureData:
     )
 
 
-def folder_features(folder: str, valid_folder: str | None, patch_size: int, seed: int) -> FeatureData:
-    """A folder of pictures as patches; those of held-out pictures validate and test."""
-    paths = folder_pictures(folder)
-    train_paths, valid_paths = (paths, folder_pictures(valid_folder)) if valid_folder else hold_out(paths)
-    source = FolderSource(train_paths, patch_size, seed)
-    held_out = FolderSource(valid_paths, patch_size, seed).batch(0, HELD_OUT_IMAGES)
+def folder_features(folder: str, valid_folder: str | None, patch_size: int, seed: int, tell: Callable[[str], None]) -> FeatureData:
+    """A folder of pictures as patches; those of held-out pictures validate and test. Tells which pictures are left out."""
+    decoded = Decoded()
+    train_paths, valid_paths = split_pictures(folder, valid_folder, (patch_size, patch_size), tell, decoded)
+    source = FolderSource(train_paths, patch_size, seed, decoded=decoded)
+    held_out = FolderSource(valid_paths, patch_size, seed, decoded=decoded).batch(0, HELD_OUT_IMAGES)
     return FeatureData(
         name=f"{len(source.paths)} pictures of {Path(folder).name}, patches of {patch_size}×{patch_size}",
         source=source,

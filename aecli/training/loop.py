@@ -25,7 +25,8 @@ ANNEALING = 0.5  # share of the run over which the learning rate falls to zero: 
 EMA_DECAY = 0.999
 CHECKPOINT_SECONDS = 300
 VALIDATION_SHARE = 0.04  # of the time, at most
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+FEW_STEPS = 50  # of which nobody needs to be told how long they take
 MOST_LR = 1000  # nothing learns at a tenth of it, and float32 overflows far above
 
 
@@ -100,7 +101,8 @@ class Trainer:
     """One run: the model that is stepped, its moving average, the optimiser and the clock.
 
     Every one of several processes holds all of them and takes the same steps, with the mean of all gradients; `batch_size` is
-    each process's own. The first one alone validates, reports and writes.
+    each process's own. The first one alone validates, reports and writes. Without `checkpoint` no state is kept. `options` are
+    those by which the run was started, besides the ones given here, as a resumed run must have the same.
     """
 
     def __init__(
@@ -113,7 +115,8 @@ class Trainer:
         clip: float,
         seed: int,
         compute: Compute,
-        checkpoint: Path,
+        checkpoint: Path | None,
+        options: Mapping[str, str] | None = None,
         largest: float = math.inf,
         annealing: float = ANNEALING,
         processes: Processes = ALONE,
@@ -124,7 +127,8 @@ class Trainer:
         self.batch_size, self.lr, self.clip, self.seed, self.annealing = batch_size, lr, clip, seed, annealing
         self.model = task.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = Muon(self.model, lr, largest=largest)
+        self.optimizer = Muon(self.model, lr, largest=largest, bf16=compute.bf16)
+        self.options = {**(options or {}), "--lr": f"{lr:g}", "--seed": str(seed)}
         self.step = 0
         self.seconds = 0.0  # trained before this session
         self.figures: dict[str, float] = {}
@@ -136,7 +140,7 @@ class Trainer:
 
     def run(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> bool:
         """Train until the budget is spent or `should_stop`; True when it was spent. A checkpoint is left either way."""
-        loss_of = self.processes.averaging(_Loss(self.task))
+        loss_of = self.loss_module()
         start = time.monotonic() - self.seconds
         last_checkpoint = last_validation = time.monotonic()
         validation_seconds = 0.0
@@ -147,7 +151,7 @@ class Trainer:
             share, stop = self.processes.furthest(self.budget.share_done(self.step, self.seconds), should_stop())
             if share >= 1 or stop:
                 break
-            loss = self.processes.mean(self._train_step(loss_of, share))
+            loss = self.processes.mean(self.train_step(loss_of, share))
             if not math.isfinite(loss):
                 diverged = AecliError(f"training diverged at step {self.step} (the loss is {loss}): pass a smaller --lr")
                 raise self.processes.told(diverged)
@@ -172,12 +176,36 @@ class Trainer:
             self.save_checkpoint()
         return share >= 1
 
+    def expected_seconds(self) -> float | None:
+        """How long the rest of the run takes: told by the clock or, of more than a few steps, by one that leaves no trace."""
+        if self.budget.steps is None:
+            return self.budget.seconds_left(self.step, self.seconds)
+        left = self.budget.steps - self.step
+        return None if left < FEW_STEPS else left * self._seconds_of_a_step()
+
+    def _seconds_of_a_step(self) -> float:
+        step, loss_of = self.step, self.loss_module()
+        before = copy.deepcopy((self.model.state_dict(), self.ema.state_dict(), self.optimizer.state_dict()))
+        self.train_step(loss_of, 0.0)  # the first one takes longer
+        start = time.monotonic()
+        self.train_step(loss_of, 0.0)
+        seconds = time.monotonic() - start
+        for part, state in zip((self.model, self.ema, self.optimizer), before, strict=True):
+            part.load_state_dict(state)
+        self.step = step
+        return seconds
+
+    def loss_module(self) -> nn.Module:
+        """The task's loss, whose gradients are the mean of all processes'; called by all of them."""
+        return self.processes.averaging(_Loss(self.task))
+
     def validate(self) -> dict[str, float]:
         """The task's figures for the moving average of the weights."""
         with torch.inference_mode(), self.compute.autocast():
             return self.task.validate(self.ema)
 
-    def _train_step(self, loss_of: nn.Module, share: float) -> float:
+    def train_step(self, loss_of: nn.Module, share: float) -> float:
+        """One step of `loss_module` when that share of the run is done; its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * learning_rate_factor(share, self.annealing)
         part = self.processes.part(self.batch_size)
@@ -189,11 +217,15 @@ class Trainer:
             loss: Tensor = loss_of(x, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.update()
+        return loss.item()
+
+    def update(self) -> None:
+        """One step from the gradients at hand, and the moving average after it."""
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.step += 1
         self._update_average()
-        return loss.item()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -203,6 +235,8 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Weights, moving average, optimiser, step and clock; batches and noise follow from seed and step."""
+        if self.checkpoint is None:
+            return
         state = {
             "format": CHECKPOINT_FORMAT,
             "model": self.model.state_dict(),
@@ -210,17 +244,23 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "seed": self.seed,
+            "options": self.options,
             "batch_size": self.batch_size_of_all,
         }
         with atomic_write(self.checkpoint, overwrite=True) as stream:
             torch.save(state, stream)
 
+    def remove_checkpoint(self) -> None:
+        """When nothing is left to go on with."""
+        if self.checkpoint is not None:
+            self.checkpoint.unlink(missing_ok=True)
+
     def load_checkpoint(self) -> None:
-        """Go on where a checkpoint stands. Raises AecliError where there is none, or it is of another model, seed or batch size."""
-        state = self.processes.from_leader(lambda: _read_checkpoint(self.checkpoint))
-        if state["seed"] != self.seed:
-            raise UsageError(f"{self.checkpoint} was trained with --seed {state['seed']}: pass the same")
+        """Go on where a checkpoint stands. Raises AecliError where there is none, or it is of another model or other options."""
+        assert self.checkpoint is not None
+        checkpoint = self.checkpoint
+        state = self.processes.from_leader(lambda: _read_checkpoint(checkpoint))
+        self._refuse_other_options(state["options"])
         if state["batch_size"] != self.batch_size_of_all:
             raise UsageError(f"{self.checkpoint} was trained with {self._batches_of(state['batch_size'])}")
         try:
@@ -230,6 +270,15 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AecliError(f"{self.checkpoint} is of another model: pass the --arch and options it was started with") from error
         self.step, self.seconds = state["step"], state["seconds"]
+
+    def _refuse_other_options(self, trained: Mapping[str, str]) -> None:
+        differing = [name for name in {**trained, **self.options} if trained.get(name, "") != self.options.get(name, "")]
+        if differing:
+            was, now = (
+                " and ".join(f"{name} {options[name]}" if options.get(name) else f"no {name}" for name in differing)
+                for options in (trained, self.options)
+            )
+            raise UsageError(f"{self.checkpoint} was trained with {was}, not with {now}: pass the same, or --restart to begin anew")
 
     def _batches_of(self, pictures: int) -> str:
         """How to have as many pictures a step with the processes at hand."""
@@ -251,11 +300,12 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise AecliError(f"there is no checkpoint {path} to resume from: leave --resume out") from error
     except Exception as error:
-        raise AecliError(f"checkpoint {path} is damaged: leave --resume out, or delete it") from error
+        raise AecliError(f"checkpoint {path} is damaged: pass --restart instead of --resume") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise AecliError(f"checkpoint {path} was written by another version of aecli: leave --resume out")
-    if not all(isinstance(state.get(name), int | float) for name in ("seed", "batch_size", "step", "seconds")):
-        raise AecliError(f"checkpoint {path} is damaged: leave --resume out, or delete it")
+        raise AecliError(f"checkpoint {path} was written by another version of aecli: pass --restart instead of --resume")
+    numbers = all(isinstance(state.get(name), int | float) for name in ("batch_size", "step", "seconds"))
+    if not numbers or not isinstance(state.get("options"), dict):
+        raise AecliError(f"checkpoint {path} is damaged: pass --restart instead of --resume")
     return state
 
 
