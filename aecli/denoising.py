@@ -160,7 +160,7 @@ def _restore(
 
 def _run(x: Tensor, model: Denoiser, sigma: float | None, compute: Compute) -> tuple[Tensor, Tensor]:
     """(B, 3, h, w) in 0–1 → restored (B, 3, h, w), not clipped, and noise levels (B, h, w), float32."""
-    x = x.to(compute.device).contiguous(memory_format=torch.channels_last)
+    x = x.to(compute.device).contiguous(memory_format=compute.layout)
     with torch.inference_mode(), compute.autocast():
         levels = model.estimate(x).float() if sigma is None else torch.full_like(x[:, :1], sigma / 255)
         restored = model(x, levels).float().cpu()
