@@ -1,7 +1,9 @@
 """The program as a process: start-up, pipes, signals, the wheel."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -159,3 +161,32 @@ def test_the_version_of_the_package_is_that_of_the_project():
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     assert project["project"]["version"] == aecli.__version__
+
+
+def seen_on_a_terminal(*arguments, cwd, silence):
+    """(what stands on the terminal that is standard error, what went to standard output)."""
+    pty = pytest.importorskip("pty")
+    code = f"from aecli.cli import main, report; report.SILENCE = {silence}; main()"
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    seen = b""
+    with subprocess.Popen(command, cwd=cwd, stderr=end, stdout=subprocess.PIPE) as process:
+        os.close(end)
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while part := os.read(terminal, 1 << 16):
+                seen += part
+        answer = process.stdout.read()
+    os.close(terminal)
+    assert process.returncode == 0, seen
+    return seen.decode(), answer.decode()
+
+
+@pytest.mark.parametrize(("silence", "shown"), [(0.0, True), (60.0, False)])
+def test_a_picture_that_takes_long_shows_its_tiles_on_a_terminal(weights_folder, tmp_path, silence, shown):
+    Image.new("RGB", (2400, 20)).save(tmp_path / "long.png")
+    weights = weights_folder / "tiny-codec.safetensors"
+    seen, answer = seen_on_a_terminal(
+        "encode", "long.png", "--effort", "1", "--json", "--weights", weights, cwd=tmp_path, silence=silence
+    )
+    assert ("tiles" in seen and re.search(r"[1-9]/[1-9]", seen) is not None) == shown
+    assert json.loads(answer)["status"] == "done"
