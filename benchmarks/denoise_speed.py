@@ -252,7 +252,8 @@ def against_before(args: argparse.Namespace) -> str:
         pairs = [(measured(now=True), measured(now=False)) for _ in range(ROUNDS_BEFORE)]
     wall, processor = (statistics.median(now[i] / before[i] for now, before in pairs) for i in range(2))
     seconds = [statistics.median(pair[i][0] for pair in pairs) for i in range(2)]
-    return f"{args.before:g} megapixels: {seconds[0]:.1f} s, before {seconds[1]:.1f} s; ratio {wall:.2f}, of the processor's time {processor:.2f}"
+    ratios = f"ratio {wall:.2f}, of the processor's time {processor:.2f}"
+    return f"{args.before:g} megapixels: {seconds[0]:.1f} s, before {seconds[1]:.1f} s; {ratios}"
 
 
 def tile_difference(weights: Weights, compute: device.Compute) -> int:

@@ -1,5 +1,5 @@
-"""How long the command line takes to start: `aecli --help` beside `import typer, rich`, and `aecli denoise`, `encode` and `decode` on
-512×512 pixels beside `import torch`.
+"""How long the command line takes to start: `aecli --help` beside `import typer, rich`, and `aecli denoise`, `encode` and
+`decode` on 512×512 pixels beside `import torch`.
 
 Each command alternates with its peer; every one runs once untimed before. Seconds are medians; ratios are the medians of the
 pairs' own. Without --picture only `aecli --help` is measured.
