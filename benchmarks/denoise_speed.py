@@ -52,7 +52,7 @@ ROUNDS_BEFORE = 3
 # Prints the seconds of wall and processor that one picture takes.
 BEFORE = """
 import json, sys, time
-import numpy as np
+from pathlib import Path
 import aecli
 from aecli import device, winograd
 from aecli.denoising import denoise_picture
@@ -62,7 +62,7 @@ now, picture, weights, precision, threads = json.loads(sys.argv[1])
 if not now:
     device.keep_memory = lambda: None
     winograd.available = lambda: False
-compute, loaded, picture = device.select("auto", precision, threads), aecli.load_weights(weights), read_picture(picture)
+compute, loaded, picture = device.select("auto", precision, threads), aecli.load_weights(weights), read_picture(Path(picture))
 wall, processor = time.perf_counter(), time.process_time()
 denoise_picture(picture, loaded, compute)
 print(time.perf_counter() - wall, time.process_time() - processor)
