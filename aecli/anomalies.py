@@ -6,6 +6,7 @@ Williams and Baxter 2002, "Outlier detection using replicator neural networks").
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,9 +173,21 @@ def _at_most(side: int, image: Image.Image) -> Image.Image:
 
 def _more_than_chance(errors: Tensor, limit: float) -> bool:
     """Whether so many of the patches are beyond the limit in at most one in a thousand pictures like the training data."""
-    from scipy.special import bdtrc
-
     beyond = int((errors > limit).sum())
     rare = 1 - float(QUANTILE)
     # A single patch beyond the limit is exactly as rare as that: rounding must not decide.
-    return beyond > 0 and bool(bdtrc(beyond - 1, len(errors), rare) <= rare * 1.0001)
+    return beyond > rare * len(errors) and binomial_tail(beyond, len(errors), rare) <= rare * 1.0001
+
+
+def binomial_tail(least: int, count: int, probability: float) -> float:
+    """The probability of `least` successes or more in `count` trials; least above count · probability. (SciPy takes as long to
+    import as a picture to encode.)"""
+    odds = probability / (1 - probability)
+    choices = math.lgamma(count + 1) - math.lgamma(least + 1) - math.lgamma(count - least + 1)
+    term = math.exp(choices + least * math.log(probability) + (count - least) * math.log1p(-probability))
+    total = 0.0
+    while term > total * 1e-16:  # each is less than the one before
+        total += term
+        term *= (count - least) / (least + 1) * odds
+        least += 1
+    return total

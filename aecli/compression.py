@@ -390,7 +390,7 @@ class StreamCoder:
     def _run(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(x: Tensor) -> Tensor:
             with self._compute.autocast():
-                x = x.to(self._compute.device).contiguous(memory_format=torch.channels_last)
+                x = x.to(self._compute.device).contiguous(memory_format=self._compute.layout)
                 return network(x).float().cpu()
 
         return run

@@ -224,7 +224,7 @@ def _restore(
 
 def _run(x: Tensor, model: Denoiser, told: Tensor | None, strength: float, compute: Compute) -> tuple[Tensor, Tensor]:
     """(B, 3, h, w) in 0–1, told levels (B,) → restored (B, 3, h, w), not clipped, and noise levels (B, h, w), float32."""
-    x = x.to(compute.device).contiguous(memory_format=torch.channels_last)
+    x = x.to(compute.device).contiguous(memory_format=compute.layout)
     with torch.inference_mode(), compute.autocast():
         if told is None:
             levels = model.estimate(x).float().clamp(max=MAX_ESTIMATE)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
+from itertools import product
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from aecli.errors import is_out_of_memory
+from aecli.progress import tell
 
 T = TypeVar("T")
 SMALLEST_TILE = 128
@@ -52,9 +54,11 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[Span, Span]]:
     """(rows, columns) of every tile, row by row."""
-    for rows in spans(height, tile, overlap):
-        for columns in spans(width, tile, overlap):
-            yield rows, columns
+    parts = list(product(spans(height, tile, overlap), spans(width, tile, overlap)))
+    for done, part in enumerate(parts):
+        tell(done, len(parts))
+        yield part
+    tell(len(parts), len(parts))
 
 
 def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, up: int = 1, down: int = 1) -> Tensor:

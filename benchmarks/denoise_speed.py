@@ -2,13 +2,18 @@
 
 DnCNN-colour (Zhang et al. 2017: 20 layers of 64 channels) and FFDNet-colour (Zhang et al. 2018: 12 layers of 96 channels at
 half the resolution) have random weights and merged batch normalisation: their speed does not depend on what they learned. All
-networks run in alternation, in one process, with the same threads and precision; ratios are medians of the rounds' own.
+networks run in alternation, in one process, with the same threads and precision; ratios are medians of the rounds' own. In float32
+aecli's run a second time, "plain": with torch's own convolutions, as the peers do.
+
+`--before SIZE` compares a picture of SIZE megapixels, denoised as now and as before aecli had Winograd convolutions and kept
+memory: each in processes of its own, in alternation. With ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 and --precision fp32 any
+x86 machine shows what most computers do.
 
 The whole command runs as a process, blind, on a photograph (tests/data/photo.png, mirrored to the size that is wanted) with noise
 of sigma 25, or on a file of your own. Start-up is everything but reading, network and writing: Python, torch, weights, and the end.
 
 usage: python benchmarks/denoise_speed.py [--side N] [--rounds N] [--megapixels 1,4,16,64] [--photograph FILE] [--suffix .png]
-                                          [--precision P] [--threads N] [--json FILE]
+                                          [--precision P] [--before 12] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -43,6 +48,25 @@ Network = Callable[[Tensor], Tensor]
 PARTS = ("start-up", "reading", "network", "writing")
 PEAK_CONVOLUTIONS = ((64, 256), (96, 256), (128, 128), (256, 64))  # channels, side: the shapes that denoisers are made of
 PHOTOGRAPHS = ("arches", "colosseum", "photo", "skyline")
+ROUNDS_BEFORE = 3
+# Prints the seconds of wall and processor that one picture takes.
+BEFORE = """
+import json, sys, time
+from pathlib import Path
+import aecli
+from aecli import device, winograd
+from aecli.denoising import denoise_picture
+from aecli.images import read_picture
+
+now, picture, weights, precision, threads = json.loads(sys.argv[1])
+if not now:
+    device.keep_memory = lambda: None
+    winograd.available = lambda: False
+compute, loaded, picture = device.select("auto", precision, threads), aecli.load_weights(weights), read_picture(Path(picture))
+wall, processor = time.perf_counter(), time.process_time()
+denoise_picture(picture, loaded, compute)
+print(time.perf_counter() - wall, time.process_time() - processor)
+"""
 CHILD = """
 import json, resource, sys, time
 from aecli import denoising, images
@@ -81,6 +105,7 @@ def main() -> None:
     arguments.add_argument("--photograph", type=Path, metavar="FILE", help="a picture for the whole command, besides")
     arguments.add_argument("--suffix", default=".png", help="of the files that it reads and writes (default: %(default)s)")
     arguments.add_argument("--precision", choices=device.PRECISIONS, default="auto")
+    arguments.add_argument("--before", type=float, metavar="SIZE", help="megapixels that are denoised as now and as before")
     args = arguments.parse_args()
     compute = device.select("auto", args.precision, args.threads)
     weights = aecli.load_weights(args.weights)
@@ -94,13 +119,15 @@ def main() -> None:
     print(f"fastest 3×3 convolution measured: {peak / 1e12:.3f} TFLOP/s\n")
     print(
         table(
-            ["network", "kMAC a pixel", "s/MP", "share of peak", "time / DnCNN", "time / FFDNet"],
+            ["network", "kMAC a pixel", "s/MP", "share of peak", *(f"time / {peer}" for peer in peers_of(seconds))],
             rows(seconds, work, args.side, peak),
         )
     )
     print(f"\nLargest difference between tiles and the whole picture: {tile_difference(weights, compute)} grey levels")
     cost = precision_cost(weights, args.threads)
     print(f"PSNR in bfloat16 less that in float32, sigma 25, mean of {len(PHOTOGRAPHS)} photographs: {cost:+.4f} dB")
+    if args.before:
+        print(f"\n{against_before(args)}")
     runs = [whole_command(photograph(megapixels), args) for megapixels in args.megapixels]
     runs += [whole_command(Image.open(args.photograph), args, args.photograph)] if args.photograph else []
     print("\nThe whole command, blind:\n")
@@ -113,14 +140,22 @@ def main() -> None:
 def all_networks(model: Denoiser, compute: device.Compute) -> dict[str, Network]:
     """By name: what takes a picture (1, 3, H, W) to its restored self."""
     dncnn, ffdnet = (plain.eval().to(compute.device, memory_format=torch.channels_last) for plain in (DnCNN(), FFDNet()))
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=compute.layout)  # type: ignore[call-overload]
     level = torch.tensor([25 / 255], device=compute.device)
-    return {
-        "DnCNN": dncnn,
-        "FFDNet": ffdnet,
-        "aecli, told sigma": lambda x: model(x, level),  # type: ignore[no-any-return]
-        "aecli, blind": lambda x: model(x, model.estimate(x)),  # type: ignore[no-any-return]
-    }
+
+    def blind(x: Tensor) -> Tensor:
+        return model(x, model.estimate(x))  # type: ignore[no-any-return]
+
+    def in_context(network: Network) -> Network:
+        def run(x: Tensor) -> Tensor:
+            with compute.autocast():
+                return network(x.contiguous(memory_format=compute.layout))
+
+        return run
+
+    plain = {"aecli, blind, plain": blind} if compute.device.type == "cpu" and not compute.bf16 else {}
+    told = in_context(lambda x: model(x, level))
+    return {"DnCNN": dncnn, "FFDNet": ffdnet, "aecli, told sigma": told, "aecli, blind": in_context(blind), **plain}
 
 
 def plain_network(inputs: int, outputs: int, width: int, layers: int) -> nn.Sequential:
@@ -172,7 +207,8 @@ def alternate(networks: dict[str, Network], side: int, rounds: int, compute: dev
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(compute.device)
     x = x.contiguous(memory_format=torch.channels_last)
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    with torch.inference_mode(), compute.autocast():
+    peers = torch.autocast(compute.device.type, dtype=torch.bfloat16, enabled=compute.bf16)
+    with torch.inference_mode(), peers:
         for _ in range(rounds + 1):
             for name, network in networks.items():
                 seconds[name].append(timed(network, x)[1])
@@ -191,10 +227,33 @@ def rows(seconds: dict[str, list[float]], work: dict[str, float], side: int, pea
     result = []
     for name, values in seconds.items():
         share = 2 * work[name] * side**2 / statistics.median(values) / peak
-        ratios = [statistics.median(a / b for a, b in zip(values, seconds[peer], strict=True)) for peer in ("DnCNN", "FFDNet")]
+        ratios = [statistics.median(a / b for a, b in zip(values, seconds[peer], strict=True)) for peer in peers_of(seconds)]
         per_megapixel = statistics.median(values) / (side**2 / 1e6)
         result.append([name, f"{work[name] / 1e3:.0f}", f"{per_megapixel:.2f}", f"{share:.0%}", *(f"{r:.2f}" for r in ratios)])
     return result
+
+
+def peers_of(seconds: dict[str, list[float]]) -> list[str]:
+    """What the others' times are divided by."""
+    return [name for name in ("DnCNN", "FFDNet", "aecli, blind, plain") if name in seconds]
+
+
+def against_before(args: argparse.Namespace) -> str:
+    """A line: a picture as now against as before, by the wall and by the processor's time, medians of the pairs' ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "noisy.png"
+        Image.fromarray(noisy(np.asarray(photograph(args.before)))).save(source)
+
+        def measured(now: bool) -> list[float]:
+            given = json.dumps([now, str(source), str(args.weights), args.precision, args.threads])
+            done = subprocess.run([sys.executable, "-c", BEFORE, given], capture_output=True, text=True, check=True)
+            return [float(number) for number in done.stdout.split()]
+
+        pairs = [(measured(now=True), measured(now=False)) for _ in range(ROUNDS_BEFORE)]
+    wall, processor = (statistics.median(now[i] / before[i] for now, before in pairs) for i in range(2))
+    seconds = [statistics.median(pair[i][0] for pair in pairs) for i in range(2)]
+    ratios = f"ratio {wall:.2f}, of the processor's time {processor:.2f}"
+    return f"{args.before:g} megapixels: {seconds[0]:.1f} s, before {seconds[1]:.1f} s; {ratios}"
 
 
 def tile_difference(weights: Weights, compute: device.Compute) -> int:

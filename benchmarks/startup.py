@@ -1,13 +1,15 @@
-"""How long the command line takes to start: `aecli --help`, and `aecli denoise` on 512×512 pixels beside `import torch`.
+"""How long the command line takes to start: `aecli --help` beside `import typer, rich`, and `aecli denoise`, `encode` and
+`decode` on 512×512 pixels beside `import torch`.
 
-Denoising and importing alternate in pairs; every command runs once untimed before. Seconds are medians; the ratios are that
-of the medians and the median of the pairs' own. Without --picture only `aecli --help` is measured.
+Each command alternates with its peer; every one runs once untimed before. Seconds are medians; ratios are the medians of the
+pairs' own. Without --picture only `aecli --help` is measured.
 
 usage: python benchmarks/startup.py [--picture FILE] [--repetitions N] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import statistics
@@ -33,19 +35,38 @@ def main() -> None:
     arguments.add_argument("--picture", type=Path, metavar="FILE", help=f"at least {SIDE}×{SIDE} pixels; noise is added to it")
     arguments.add_argument("--repetitions", type=int, default=9, help="pairs (default: %(default)s)")
     arguments.add_argument("--weights", default="photo-denoise", help="shipped weights by name, or a file (default: %(default)s)")
+    arguments.add_argument("--precision", choices=device.PRECISIONS, default="auto")
     args = arguments.parse_args()
-    compute = device.select(threads=args.threads)
+    compute = device.select("auto", args.precision, args.threads)
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # for the commands too
-    seconds = {"aecli --help": repeat([aecli_script(), "--help"], args.repetitions)}
-    if args.picture:
-        seconds |= pairs(args.picture, str(args.weights), args.repetitions)
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {"--help": ["--help"]} | (on_a_picture(args, Path(folder)) if args.picture else {})
+        seconds = {name: pairs([aecli_script(), *words], peer_of(name), args.repetitions) for name, words in commands.items()}
     line = machine(compute, *([aecli.load_weights(args.weights)] if args.picture else []))
     print(line, end="\n\n")
-    print(table(["command", "seconds, median"], [[name, f"{statistics.median(s):.3f}"] for name, s in seconds.items()]))
-    if args.picture:
-        print(f"\n{ratios(*list(seconds.values())[1:])}")
+    print(table(["command", "seconds", "peer", "seconds", "ratio"], [row(name, found) for name, found in seconds.items()]))
     write_json(args.json, {"machine": line, "seconds": seconds})
+
+
+def on_a_picture(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
+    """The words of each command, by its name."""
+    write_noisy(args.picture, folder / "noisy.png")
+    encode = ["encode", str(folder / "noisy.png"), "-o", str(folder / "small.npz"), "--overwrite", "--precision", args.precision]
+    run([aecli_script(), *encode])
+    denoise = ["denoise", str(folder / "noisy.png"), "-o", str(folder / "clean.png"), "--overwrite", "--weights", str(args.weights)]
+    decode = ["decode", str(folder / "small.npz"), "-o", str(folder / "back.png"), "--overwrite", "--precision", args.precision]
+    return {"denoise": [*denoise, "--precision", args.precision], "encode": encode, "decode": decode}
+
+
+def peer_of(name: str) -> list[str]:
+    return [sys.executable, "-c", "import typer, rich" if name == "--help" else "import torch"]
+
+
+def row(name: str, found: list[tuple[float, float]]) -> list[str]:
+    own, peer = (statistics.median(pair[i] for pair in found) for i in range(2))
+    ratio = statistics.median(a / b for a, b in found)
+    return [f"aecli {name}", f"{own:.3f}", peer_of(name)[-1], f"{peer:.3f}", f"{ratio:.2f}"]
 
 
 def aecli_script() -> str:
@@ -54,21 +75,10 @@ def aecli_script() -> str:
     return script or sys.exit("there is no aecli beside this Python: install the package")
 
 
-def repeat(command: list[str], repetitions: int) -> list[float]:
-    run(command)
-    return [run(command) for _ in range(repetitions)]
-
-
-def pairs(picture: Path, weights: str, repetitions: int) -> dict[str, list[float]]:
-    """Seconds of `aecli denoise` and of `import torch`, one after the other, again and again."""
-    with tempfile.TemporaryDirectory() as folder:
-        noisy, clean = Path(folder, "noisy.png"), Path(folder, "clean.png")
-        write_noisy(picture, noisy)
-        denoise = [aecli_script(), "denoise", str(noisy), "-o", str(clean), "--overwrite", "--weights", weights]
-        bare = [sys.executable, "-c", "import torch"]
-        run(denoise), run(bare)
-        found = [(run(denoise), run(bare)) for _ in range(repetitions)]
-    return {f"aecli denoise, {SIDE}×{SIDE}": [a for a, _ in found], 'python -c "import torch"': [b for _, b in found]}
+def pairs(command: list[str], peer: list[str], repetitions: int) -> list[tuple[float, float]]:
+    """Seconds of both, one after the other, again and again."""
+    run(command), run(peer)
+    return [(run(command), run(peer)) for _ in range(repetitions)]
 
 
 def write_noisy(picture: Path, target: Path) -> None:
@@ -85,12 +95,6 @@ def run(command: list[str]) -> float:
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed with {done.returncode}: {done.stderr.strip()}")
     return seconds
-
-
-def ratios(denoise: list[float], bare: list[float]) -> str:
-    of_medians = statistics.median(denoise) / statistics.median(bare)
-    paired = statistics.median(a / b for a, b in zip(denoise, bare, strict=True))
-    return f"aecli denoise against import torch: ratio of the medians {of_medians:.2f}, median of the paired ratios {paired:.2f}"
 
 
 if __name__ == "__main__":

@@ -15,13 +15,20 @@ import torch
 from conftest import tiny_codec, tiny_dense
 from PIL import Image
 
-from aecli.anomalies import QUANTILE, can_judge, error_quantiles, is_unlike, judge, knows_errors
+from aecli.anomalies import QUANTILE, binomial_tail, can_judge, error_quantiles, is_unlike, judge, knows_errors
 from aecli.compression import coder_for, encode_and_measure, encode_picture
 from aecli.device import select
 from aecli.errors import UsageError
 from aecli.images import Picture, from_array
 from aecli.training.data import load_dataset
 from aecli.weights import Weights, card_of, load_weights
+
+
+@pytest.mark.parametrize(("least", "count"), [(1, 1), (1, 8), (2, 8), (8, 8), (130, 100_000), (1_100, 1_000_000)])
+def test_the_binomial_tail_is_scipys(least: int, count: int) -> None:
+    from scipy.special import bdtrc
+
+    assert binomial_tail(least, count, 0.001) == pytest.approx(bdtrc(least - 1, count, 0.001), rel=1e-6)
 
 
 def picture(pixels: np.ndarray) -> Picture:

@@ -1,7 +1,9 @@
 """The program as a process: start-up, pipes, signals, the wheel."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,18 +42,18 @@ def test_import_and_help_load_neither_torch_nor_torchvision(tmp_path):
     assert not heavy & modules_after("import aecli.cli")
 
 
-def test_denoise_encode_and_decode_never_import_torchvision(tmp_path):
-    photo = DATA / "arches.png"
+def test_denoise_encode_and_decode_import_nothing_that_they_do_not_need(tmp_path):
+    photo = DATA / "colosseum.png"  # large enough to be compared with the training data
     code = (
         "from aecli.cli import app; from typer.testing import CliRunner; r = CliRunner().invoke;"
         f"r(app, ['denoise', {str(photo)!r}, '-o', {str(tmp_path / 'd.png')!r}]);"
-        f"r(app, ['encode', {str(photo)!r}, '-o', {str(tmp_path / 'e.npz')!r}]);"
+        f"r(app, ['encode', {str(photo)!r}, '-o', {str(tmp_path / 'e.npz')!r}, '--effort', '1', '--score']);"
         f"r(app, ['decode', {str(tmp_path / 'e.npz')!r}, '-o', {str(tmp_path / 'e.png')!r}])"
     )
     loaded = modules_after(code)
     assert (tmp_path / "d.png").exists() and (tmp_path / "e.png").exists()
     assert "torch" in loaded
-    assert not {"torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"} & loaded
+    assert not {"torch._dynamo", "sympy", "torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"} & loaded
 
 
 def test_the_shipped_models_do_their_work_in_a_pipeline(tmp_path):
@@ -160,3 +162,32 @@ def test_the_version_of_the_package_is_that_of_the_project():
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     assert project["project"]["version"] == aecli.__version__
+
+
+def seen_on_a_terminal(*arguments, cwd, silence):
+    """(what stands on the terminal that is standard error, what went to standard output)."""
+    pty = pytest.importorskip("pty")
+    code = f"from aecli.cli import main, report; report.SILENCE = {silence}; main()"
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    seen = b""
+    with subprocess.Popen(command, cwd=cwd, stderr=end, stdout=subprocess.PIPE) as process:
+        os.close(end)
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while part := os.read(terminal, 1 << 16):
+                seen += part
+        answer = process.stdout.read()
+    os.close(terminal)
+    assert process.returncode == 0, seen
+    return seen.decode(), answer.decode()
+
+
+@pytest.mark.parametrize(("silence", "shown"), [(0.0, True), (60.0, False)])
+def test_a_picture_that_takes_long_shows_its_tiles_on_a_terminal(weights_folder, tmp_path, silence, shown):
+    Image.new("RGB", (2400, 20)).save(tmp_path / "long.png")
+    weights = weights_folder / "tiny-codec.safetensors"
+    seen, answer = seen_on_a_terminal(
+        "encode", "long.png", "--effort", "1", "--json", "--weights", weights, cwd=tmp_path, silence=silence
+    )
+    assert ("tiles" in seen and re.search(r"[1-9]/[1-9]", seen) is not None) == shown
+    assert json.loads(answer)["status"] == "done"

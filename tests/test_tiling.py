@@ -9,6 +9,7 @@ from torch import nn
 from aecli.errors import AecliError
 from aecli.models.dense import DenseConfig
 from aecli.patches import from_patches, some_patches, to_patches, to_tensor
+from aecli.progress import watched
 from aecli.tiling import map_tiles, spans
 
 
@@ -130,3 +131,14 @@ def test_some_patches_are_evenly_spread_among_all(height, width, count, channels
 def test_a_picture_smaller_than_a_patch_is_refused(height, width):
     with pytest.raises(AecliError, match=rf"{width}×{height} is too small for tiny, which takes 6×8 and larger"):
         to_patches(torch.rand(1, height, width), DenseConfig(height=8, width=6), "tiny")
+
+
+# ------------------------------------------------------------------------------------------------------------- progress
+
+
+def test_every_tile_is_told_and_the_end():
+    told = []
+    with watched(lambda done, total: told.append((done, total))):
+        map_tiles(nn.Identity(), torch.rand(1, 2, 16, 17), tile=8, overlap=1)
+    map_tiles(nn.Identity(), torch.rand(1, 2, 16, 17), tile=8, overlap=1)
+    assert told == [(n, 6) for n in range(7)]

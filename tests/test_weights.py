@@ -5,12 +5,14 @@ import json
 import pickle
 import re
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 
 import pytest
 import torch
-from conftest import saved, tiny_codec, tiny_denoiser, tiny_dense
+from conftest import FEATURES, saved, tiny_codec, tiny_denoiser, tiny_dense
 from safetensors.torch import save as save_tensors
 
 from aecli import weights
@@ -51,6 +53,29 @@ def dense_header(config=None, tensors=None, **metadata):
 
 
 # -------------------------------------------------------------------------------------------------------------- good files
+
+
+def test_weights_of_every_kind_load_quickly_and_import_neither_sympy_nor_a_compiler():
+    """Each of which takes a second, and comes with arithmetic on the meta device."""
+    code = f"""
+import sys, time, torch
+from aecli.models import build
+from aecli.weights import load_weights, shipped_weights
+with torch.device("meta"):
+    for arch, config in {list(FEATURES.values())}:
+        build(arch, {{"height": 8, "width": 8, **config}})
+    build("denoiser", {{"local_mean": True}})
+    build("codec", {{}})
+for path in shipped_weights():
+    start = time.process_time()
+    load_weights(path)
+    print(path.stem, time.process_time() - start)
+print(*({{"sympy", "torch._dynamo"}} & {{*sys.modules}}))
+"""
+    *times, heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    assert heavy == ""
+    assert len(times) >= 9
+    assert {name: seconds for name, seconds in map(str.split, times) if float(seconds) > 0.3} == {}
 
 
 @pytest.mark.parametrize(("arch", "make"), [("dense", tiny_dense), ("denoiser", tiny_denoiser), ("codec", tiny_codec)])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from time import perf_counter
 from typing import Any
 
@@ -27,11 +28,13 @@ from aecli.cli.options import FIGURES, Engine, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
 from aecli.pages import Report, Row
 from aecli.pipeline import Outcome, Work, run
+from aecli.progress import watched
 from aecli.storage import Place, place, refuse_url
 from aecli.watching import arriving
 
 STATUSES = ("done", "skipped", "failed")
 FAILURES_SHOWN = 20  # once more, at the end
+SILENCE = 2.0  # seconds that a picture may take before its tiles are shown
 
 
 class ExitStatus(IntEnum):
@@ -407,21 +410,62 @@ def _show_outcome(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]
 
 @contextmanager
 def _progress(total: int, tally: Tally) -> Iterator[Callable[[], None]]:
-    """A bar on terminals, for several files; elsewhere nothing."""
-    if total < 2 or _printing.quiet or not sys.stderr.isatty():
+    """Bars on terminals, of files, where there are several, and of the tiles of a picture that takes long; elsewhere nothing."""
+    if _printing.quiet or not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    bars = _Bars(total, tally)
+    try:
+        with watched(bars.tile):
+            yield bars.file
+    finally:
+        bars.stop()
 
-    rest = (TextColumn("{task.fields[rates]}"), TimeRemainingColumn(), TextColumn("{task.fields[failed]}"))
-    with Progress(
-        TextColumn("files"), BarColumn(), MofNCompleteColumn(), *rest, console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("", total=total, rates="", failed="")
 
-        def advance() -> None:
-            failed = tally.counts["failed"]
-            bar.update(task, advance=1, rates=tally.rates, failed=f"{failed} failed" if failed else "")
+class _Bars:
+    """Of files and tiles, told by different threads."""
 
-        yield advance
+    def __init__(self, files: int, tally: Tally) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        rest = (TextColumn("{task.fields[rates]}"), TimeRemainingColumn(), TextColumn("{task.fields[failed]}"))
+        name = TextColumn("{task.description}")
+        self._bar = Progress(name, BarColumn(), MofNCompleteColumn(), *rest, console=Console(stderr=True), transient=True)
+        self._tally = tally
+        self._files = self._bar.add_task("files", total=files, rates="", failed="", visible=files > 1)
+        self._tiles = self._bar.add_task("tiles", total=None, rates="", failed="", visible=False)
+        self._timer: Timer | None = None
+        if files > 1:
+            self._bar.start()
+
+    def file(self) -> None:
+        """One more is done."""
+        failed = self._tally.counts["failed"]
+        self._bar.update(self._files, advance=1, rates=self._tally.rates, failed=f"{failed} failed" if failed else "")
+
+    def tile(self, done: int, total: int) -> None:
+        """So many of the tiles of a picture are done."""
+        if done == 0:
+            self._hide_tiles()
+            self._bar.reset(self._tiles, total=total)
+            self._timer = Timer(SILENCE, self._show_tiles)
+            self._timer.daemon = True
+            self._timer.start()
+        self._bar.update(self._tiles, completed=done)
+        if done == total:
+            self._hide_tiles()
+
+    def _show_tiles(self) -> None:
+        self._bar.update(self._tiles, visible=True)
+        self._bar.start()
+
+    def _hide_tiles(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+        self._bar.update(self._tiles, visible=False)
+
+    def stop(self) -> None:
+        self._hide_tiles()
+        self._bar.stop()

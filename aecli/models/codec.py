@@ -139,9 +139,10 @@ class Codec(nn.Module):
         self.prior = LogisticMixture(N)
         # Where bits are spent freely, the best step of an orthonormal transform of three channels: d/dstep of the rate,
         # -log2(step) a coefficient, and of lambda · 255² · step²/12 cancel (high-rate theory). A good place to start.
-        start = -0.5 * (18 / math.log(2) / 255**2 / torch.tensor(config.lambdas)).log()[:, None].expand(-1, M)
-        self.log_gain = nn.Parameter(start.clone())
-        self.log_inverse_gain = nn.Parameter(-start)
+        # (Plain numbers: on the meta device, where weights files are loaded, torch imports SymPy for arithmetic.)
+        start = [-0.5 * math.log(18 / math.log(2) / 255**2 / lmbda) for lmbda in config.lambdas]
+        self.log_gain = nn.Parameter(torch.tensor([[value] * M for value in start]))
+        self.log_inverse_gain = nn.Parameter(torch.tensor([[-value] * M for value in start]))
 
         # Integer probability tables, filled when training ends (aecli/coding/tables.py)
         entries = sum(2 * gaussian_half_width(index) + 2 for index in range(SCALES))
@@ -276,7 +277,8 @@ class LogisticMixture(nn.Module):
 
     def __init__(self, channels: int, components: int = 3) -> None:
         super().__init__()
-        self.location = nn.Parameter(torch.linspace(-0.1, 0.1, components).repeat(channels, 1))  # (N, K), as all in units of SPEED
+        places = [-0.1 + 0.2 * k / (components - 1) for k in range(components)]
+        self.location = nn.Parameter(torch.tensor([places] * channels))  # (N, K), as all in units of SPEED
         self.log_scale = nn.Parameter(torch.zeros(channels, components))
         self.logit = nn.Parameter(torch.zeros(channels, components))
 

@@ -238,7 +238,9 @@ class Sparse(FeatureAutoencoder):
         pixels = config.channels * config.height * config.width
         self.encoder = nn.Linear(pixels, config.latent_dim)
         self.decoder = nn.Linear(config.latent_dim, pixels)
-        if self.kind == "topk":  # begin as each other's transpose: a unit that explains nothing would never be chosen again
+        # Begin as each other's transpose: a unit that explains nothing would never be chosen again. A file brings its own weights,
+        # and arithmetic on the meta device, where it is loaded, imports SymPy.
+        if self.kind == "topk" and not self.encoder.weight.is_meta:
             self.decoder.weight = nn.Parameter(nn.functional.normalize(self.encoder.weight.detach().T, dim=0).contiguous())
 
     def encode(self, x: Tensor) -> Tensor:
