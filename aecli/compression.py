@@ -23,7 +23,7 @@ from aecli.coding.entropy import LatentCoder, Latents
 from aecli.coding.exact import from_fixed
 from aecli.device import Compute
 from aecli.errors import AecliError, UsageError
-from aecli.images import Picture, read_picture, with_8_bits
+from aecli.images import Picture, read_picture, with_8_bits, without_colour
 from aecli.metrics import psnr
 from aecli.models import FeatureAutoencoder
 from aecli.models.codec import BLOCK, Codec
@@ -105,7 +105,8 @@ def encode_and_measure(picture: Picture, coder: Coder, *, quality: float | Targe
     """A picture → the bytes of its .npz, and what `Prepared` calls errors.
 
     Args:
-        picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are.
+        picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are, and
+            where R = G = B in every visible pixel, it is so in the decoded picture.
         coder: from `coder_for`.
         quality: 0–100, what the codec spends (None is 50), or a Target whose quality is searched. Feature autoencoders have one
             quality only, None.
@@ -168,6 +169,8 @@ def _with_metadata(
         "weights": f"{coder.weights.name} {coder.weights.digest[:DIGEST_LENGTH]}",
         **fields,
     }
+    if header["mode"] == "RGB" and picture.is_grey:
+        header["grey"] = True
     if picture.dpi:
         header["dpi"] = list(picture.dpi)
     if picture.alpha is not None:
@@ -254,6 +257,8 @@ def _picture(header: Header, arrays: Arrays, pixels: np.ndarray, name: str) -> P
         if pixels.shape[:2] != (height, width):
             raise AecliError("its sizes do not agree")
         alpha = _alpha(arrays["alpha"].tobytes(), width, height) if "alpha" in arrays else None
+        if mode == "RGB" and header.get("grey") is True:
+            pixels = without_colour(pixels, alpha)
         icc, exif = (arrays[m].tobytes() if m in arrays else None for m in _META_MEMBERS)
         return Picture(pixels, alpha=alpha, mode=mode, icc=icc, exif=exif, dpi=dpi, format="NPZ")
 

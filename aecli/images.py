@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -35,6 +36,8 @@ MAX_PIXELS = 1_000_000_000  # 3 GB as 8-bit RGB: beyond that a header is more li
 # no picture of a larger size has fewer bytes.
 PLAUSIBLE_PIXELS = 1 << 25
 PIXELS_PER_BYTE = 2000
+
+_LOOKED_AT_TOGETHER = 1 << 18  # pixels
 
 _DEEP_FORMATS = frozenset({"PNG", "TIFF"})  # those in which 16-bit colour is read and written
 
@@ -91,6 +94,11 @@ class Picture:
     @property
     def width(self) -> int:
         return int(self.pixels.shape[1])
+
+    @cached_property
+    def is_grey(self) -> bool:
+        """Whether every pixel that alpha does not hide has no colour (R = G = B), however many channels there are."""
+        return _is_grey(self.pixels, self.alpha)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -340,7 +348,7 @@ def _samples_of_palette(image: Image.Image) -> _Samples:
     bands = np.array(image.convert("RGBA" if has_alpha else "RGB"))  # (H, W, 3 or 4)
     pixels = bands[..., :3]
     # A profile in a palette file is one for RGB, which grey pixels could not keep.
-    if "icc_profile" not in image.info and _all_grey(pixels):
+    if "icc_profile" not in image.info and _is_grey(pixels):
         pixels = pixels[..., :1]
     return _Samples(pixels, bands[..., 3] if has_alpha else None)
 
@@ -391,8 +399,27 @@ def _cmyk_to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
         return None
 
 
-def _all_grey(pixels: Array) -> bool:
-    return bool((pixels[..., :1] == pixels).all())
+def _is_grey(pixels: Array, alpha: Array | None = None) -> bool:
+    """Whether all channels (H, W, C) are equal, wherever alpha (H, W) is not 0."""
+    if pixels.shape[2] == 1:
+        return True
+    step = max(1, _LOOKED_AT_TOGETHER // pixels.shape[1])
+    for start in range(0, len(pixels), step):  # most pictures show in their first rows that they have colour
+        rows = slice(start, start + step)
+        coloured = (pixels[rows, :, 1:] != pixels[rows, :, :1]).any(axis=2)
+        if (coloured if alpha is None else coloured & (alpha[rows] != 0)).any():
+            return False
+    return True
+
+
+def without_colour(pixels: Array, alpha: Array | None = None) -> Array:
+    """Pixels (H, W, 3) whose channels become their mean wherever alpha (H, W) is not 0: what comes of a picture that `is_grey`."""
+    grey = np.empty_like(pixels)
+    step = max(1, _LOOKED_AT_TOGETHER // pixels.shape[1])
+    for start in range(0, len(pixels), step):
+        rows = slice(start, start + step)
+        grey[rows] = (pixels[rows].sum(axis=2, keepdims=True, dtype=np.uint32) + 1) // 3  # rounded: thirds are never halves
+    return grey if alpha is None else np.where(alpha[..., None] != 0, grey, pixels)
 
 
 def _transparent_byte(image: Image.Image, stored_bits: int) -> Any:

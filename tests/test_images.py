@@ -26,6 +26,7 @@ from aecli.images import (
     from_pil,
     read_picture,
     to_pil,
+    without_colour,
     write_picture,
 )
 
@@ -577,3 +578,23 @@ def test_from_pil_leaves_the_image_alone_and_takes_its_metadata():
 def test_to_pil_hands_the_metadata_on_to_whoever_saves():
     picture = replace(from_array(some_rgb()), icc=SRGB, dpi=(72, 72))
     assert read_picture(encoded(to_pil(picture), "PNG")).icc == SRGB
+
+
+def test_grey_is_what_has_no_colour_that_can_be_seen():
+    grey = np.repeat(some_grey(600, 700)[..., None], 3, axis=2)  # more than is looked at together
+    assert from_array(grey[..., 0]).is_grey and from_array(grey).is_grey and from_array(grey.astype(np.uint16) * 257).is_grey
+    coloured = grey.copy()
+    coloured[-1, -1, 2] ^= 1
+    assert not from_array(coloured).is_grey
+    opaque, hidden = np.full((600, 700), 255, np.uint8), np.full((600, 700), 255, np.uint8)
+    hidden[-1, -1] = 0
+    assert not from_array(np.dstack([coloured, opaque])).is_grey
+    assert from_array(np.dstack([coloured, hidden])).is_grey
+
+
+def test_taking_colour_out_rounds_the_mean_of_the_channels():
+    pixels = np.array([[[0, 0, 1], [0, 1, 1], [255, 255, 254]]], np.uint8)
+    assert without_colour(pixels)[..., 0].tolist() == [[0, 1, 255]]
+    assert without_colour(pixels, np.array([[255, 0, 1]], np.uint8)).tolist() == [[[0, 0, 0], [0, 1, 1], [255, 255, 255]]]
+    deep = np.full((1, 1, 3), 65535, np.uint16)
+    assert (without_colour(deep) == deep).all()
