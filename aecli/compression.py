@@ -10,7 +10,7 @@ import io
 import struct
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -236,7 +236,23 @@ def decode_together(files: Sequence[Contents], name: str, find_coder: Callable[[
         for header, _ in files:
             _one_of(MODES, header, "mode")
         pixels = coder.decode(files)
-    return [_picture(*file, found, name) for file, found in zip(files, pixels, strict=True)]
+    pictures = [_picture(*file, found, name) for file, found in zip(files, pixels, strict=True)]
+    return [_as_grey_as(header, picture) for (header, _), picture in zip(files, pictures, strict=True)]
+
+
+def _as_grey_as(header: Header, picture: Picture) -> Picture:
+    """Without the colour that decoding gives a picture that had none."""
+    if header.get("grey") is not True or picture.mode != "RGB":
+        return picture
+    return replace(picture, pixels=without_colour(picture.pixels, picture.alpha))
+
+
+def outline(contents: Contents, name: str) -> Picture:
+    """The picture of a .npz but for its colours: size, transparency and what comes with it. Raises as `decode_picture` does."""
+    header, arrays = contents
+    width, height = _size(header, name)
+    channels = 1 if header.get("mode") == "L" else 3
+    return _picture(header, arrays, np.broadcast_to(np.uint8(0), (height, width, channels)), name)
 
 
 def small_kind(header: Header, find_coder: Callable[[str], Coder]) -> Hashable:
@@ -257,8 +273,6 @@ def _picture(header: Header, arrays: Arrays, pixels: np.ndarray, name: str) -> P
         if pixels.shape[:2] != (height, width):
             raise AecliError("its sizes do not agree")
         alpha = _alpha(arrays["alpha"].tobytes(), width, height) if "alpha" in arrays else None
-        if mode == "RGB" and header.get("grey") is True:
-            pixels = without_colour(pixels, alpha)
         icc, exif = (arrays[m].tobytes() if m in arrays else None for m in _META_MEMBERS)
         return Picture(pixels, alpha=alpha, mode=mode, icc=icc, exif=exif, dpi=dpi, format="NPZ")
 

@@ -15,7 +15,7 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
-from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
+from aecli.images import SUFFIXES, UNREAD, Picture, read_picture, with_8_bits
 from aecli.pages import preview
 from aecli.pipeline import Several, Work
 from aecli.quality import Target
@@ -75,7 +75,7 @@ def encode(
     aecli encode digit.png --weights mnist-conv
     """
     report.configure(printing)
-    jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz", _check_name, [weights])
+    jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz", _check_name, [weights], unread=UNREAD)
 
     wanted = _wanted(quality, bpp, psnr, max_bytes)
     asked = Asked(effort=effort, strip=strip, score=score, previews=files.report is not None, judgement=fail_on_anomaly)
@@ -103,7 +103,7 @@ class Asked:
 
 def _work(
     weights: str, wanted: float | Target | None, running: Engine, asked: Asked
-) -> Work[tuple[Picture, int], tuple[bytes, dict[str, object]]]:
+) -> Work[tuple[Picture, int], tuple[bytes, dict[str, Any]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
     from aecli.anomalies import can_judge, check_weights, is_unlike
     from aecli.compression import check_options, coder_for, decode_picture, describe, encode_together
@@ -120,12 +120,12 @@ def _work(
         picture = read_picture(source, job.name)
         return replace(picture, icc=None, exif=None, dpi=None) if asked.strip else picture, len(source)
 
-    def process(given: Sequence[tuple[Picture, int]]) -> list[tuple[bytes, dict[str, object]]]:
+    def process(given: Sequence[tuple[Picture, int]]) -> list[tuple[bytes, dict[str, Any]]]:
         encoded = encode_together([picture for picture, _ in given], coder, quality=wanted)
         return [with_more(*source, *result) for source, result in zip(given, encoded, strict=True)]
 
-    def with_more(picture: Picture, source_bytes: int, data: bytes, errors: Tensor | None) -> tuple[bytes, dict[str, object]]:
-        info: dict[str, object] = {
+    def with_more(picture: Picture, source_bytes: int, data: bytes, errors: Tensor | None) -> tuple[bytes, dict[str, Any]]:
+        info: dict[str, Any] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
             "bits_per_pixel": round(8 * len(data) / (picture.width * picture.height), 4),
@@ -153,10 +153,10 @@ def _work(
             notes.append(f"too small to be compared with what {coder.weights.name} was trained on")
         return data, info | {"notes": notes}
 
-    def write(job: Job, result: tuple[bytes, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
+    def write(job: Job, result: tuple[bytes, dict[str, Any]], stream: BinaryIO) -> Mapping[str, object]:
         data, info = result
         stream.write(data)
-        return info
+        return info | {"notes": [*job.notes, *info["notes"]]}
 
     several = Several(lambda given: coder.small_size(given[0]), process)
     return Work(read, lambda job, given: process([given])[0], write, several)
