@@ -146,7 +146,24 @@ def _encode(picture: Picture, prepared: Prepared, coder: Coder, quality: float |
             return _psnr(decode_picture(data, "the picture", lambda _: coder), picture)
         return len(data) if quality.kind == "bytes" else 8 * len(data) / (picture.width * picture.height)
 
-    return search(encode, measure, quality)
+    try:
+        return search(encode, measure, quality)
+    except AecliError as error:
+        raise _with_what_metadata_takes(error, quality, picture, coder, encode) from error
+
+
+def _with_what_metadata_takes(
+    error: AecliError, wanted: Target, picture: Picture, coder: Coder, encode: Callable[[float], bytes]
+) -> AecliError:
+    """The error, and the way out where a rate is out of reach because of what comes with the picture."""
+    bare = replace(picture, icc=None, exif=None, dpi=None)
+    sizes = [len(write_container(*_with_metadata(p, coder, {}, {}))) for p in (picture, bare)]
+    taken, smallest = sizes[0] - sizes[1], len(encode(0.0))
+    bound = wanted.value if wanted.kind == "bytes" else wanted.value * picture.width * picture.height / 8
+    if wanted.kind == "psnr" or bound >= smallest or (bound < smallest - taken and bound >= taken):
+        return error
+    way_out = f"pass --strip, and the smallest file has {smallest - taken:,}"
+    return AecliError(f"{error}; EXIF, colour profile and resolution take {taken:,} bytes: {way_out}")
 
 
 def check_options(coder: Coder, quality: float | Target | None) -> None:

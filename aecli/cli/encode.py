@@ -17,7 +17,7 @@ from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
 from aecli.images import SUFFIXES, UNREAD, Picture, read_picture, with_8_bits
 from aecli.pages import preview
-from aecli.pipeline import Several, Work
+from aecli.pipeline import Several, SkippedError, Work
 from aecli.quality import Target
 from aecli.storage import Place
 
@@ -46,6 +46,9 @@ def encode(
             rich_help_panel=SIZE,
         ),
     ] = 0,
+    skip_larger: Annotated[
+        bool, typer.Option("--skip-larger", help="Write no file that would be larger than its input.", rich_help_panel=SIZE)
+    ] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, colour profile and resolution.")] = False,
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: a codec or a feature autoencoder.")
@@ -78,7 +81,7 @@ def encode(
     jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz", _check_name, [weights], unread=UNREAD)
 
     wanted = _wanted(quality, bpp, psnr, max_bytes)
-    asked = Asked(effort=effort, strip=strip, score=score, previews=files.report is not None, judgement=fail_on_anomaly)
+    asked = Asked(effort, strip, skip_larger, score, previews=files.report is not None, judgement=fail_on_anomaly)
     make_work = partial(_work, weights, wanted, running, asked)
     tally = report.run_batch(jobs, make_work, files, running, _describe)
     if tally.unlike and fail_on_anomaly:
@@ -96,6 +99,7 @@ class Asked:
 
     effort: int = 0
     strip: bool = False
+    skip_larger: bool = False
     score: bool = False
     previews: bool = False
     judgement: bool = False
@@ -130,6 +134,7 @@ def _work(
             "bytes": len(data),
             "bits_per_pixel": round(8 * len(data) / (picture.width * picture.height), 4),
             "ratio": round(source_bytes / len(data), 3),
+            "larger_than_input": len(data) > source_bytes,
             "weights": coder.weights.name,
         }
         if isinstance(wanted, Target):
@@ -155,6 +160,8 @@ def _work(
 
     def write(job: Job, result: tuple[bytes, dict[str, Any]], stream: BinaryIO) -> Mapping[str, object]:
         data, info = result
+        if asked.skip_larger and info["larger_than_input"]:
+            raise SkippedError(f"the .npz would be {_share(info)}, which is kept")
         stream.write(data)
         return info | {"notes": [*job.notes, *info["notes"]]}
 
@@ -183,8 +190,14 @@ def _number_of_bytes(text: str) -> float:
     return float(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
 
 
+def _share(info: Mapping[str, Any]) -> str:
+    if not info["larger_than_input"]:
+        return f"1/{info['ratio']:.1f} of the input"
+    return f"{1 / info['ratio']:.1f} times as large as the input" if info["ratio"] < 1 / 1.05 else "larger than the input"
+
+
 def _describe(info: Mapping[str, Any]) -> str:
-    parts = [f"{info['bytes']:,} bytes, {info['bits_per_pixel']:.3f} bits a pixel, 1/{info['ratio']:.1f} of the input"]
+    parts = [f"{info['bytes']:,} bytes, {info['bits_per_pixel']:.3f} bits a pixel, {_share(info)}"]
     if "quality" in info:
         parts.append(f"quality {info['quality']:g}")
     if "psnr" in info:
