@@ -134,6 +134,14 @@ def test_dimensions_that_cannot_be(aecli, data: str, dims: str, sentence: str) -
     assert_one_sentence(aecli(f"compare-pca --data {data} --dims={dims}"), 2, sentence)
 
 
+@pytest.mark.parametrize(("count", "dims"), [(2, [1]), (6, [2])])
+def test_of_the_usual_dimensions_those_are_taken_that_few_pictures_have(aecli, count: int, dims: list[int]) -> None:
+    np.save("few.npy", PICTURES[:count])
+    done = aecli("compare-pca --data few.npy --arch dense --epochs 1 --json")
+    assert done.exit_code == 0
+    assert [row["dim"] for row in json.loads(done.stdout)["rows"]] == dims
+
+
 @pytest.mark.parametrize("arch", ["dense", "deep", "sparse", "conv", "vae"])
 def test_every_architecture_learns_from_fewer_pictures_than_it_has_dimensions(aecli, arch: str) -> None:
     np.save("few.npy", PICTURES[:5])
