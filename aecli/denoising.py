@@ -31,14 +31,26 @@ SMALL_PIXELS = 64 * 64
 SHORTEST = 64  # side of a narrow picture that still counts: below it a call of the network costs more than its pixels
 
 
+MAX_ESTIMATE = 80 / 255  # stronger noise did not occur in training; told levels may be higher
+UNLIKE_SIGMA = 60  # grey levels: no photograph is so noisy all over
+MAX_STRENGTH = 2.0
+# A photograph has thousands of colours, and one with noise more still. What has so few is bilevel, drawn or dithered, and what
+# looks like noise there is not.
+FEW_COLOURS = 16
+FEWEST_PIXELS = 256  # that tell something about the number of colours
+
+
 @dataclasses.dataclass(frozen=True)
 class Denoised:
     """picture: the result. sigma: the noise level used, in grey levels of 255; where it was estimated, and so differs from place
-    to place, its root mean square over all that alpha does not hide."""
+    to place, its root mean square over all that alpha does not hide. colours: how many a picture has that was left as it is
+    for having so few. unlike: whether the picture is unlike the training data, and its result doubtful."""
 
     picture: Picture
     sigma: float | None
     estimated: bool
+    colours: int | None = None
+    unlike: bool = False
 
 
 def denoise_picture(
@@ -54,7 +66,8 @@ def denoise_picture(
         compute: where to run.
         sigma: standard deviation of the noise in grey levels of 255, 0 or more; None estimates it, for every place of its own.
             Feature autoencoders have learned one noise level and take no other.
-        strength: share of the correction that is applied, 0–1; 0 gives the input back, bit for bit.
+        strength: up to 1 the share of the correction that is applied; 0 gives the input back, bit for bit. Above 1, up to 2,
+            what the noise level is multiplied by: more is removed.
         tile: side, in pixels, of the parts that a photograph is worked on in: memory against time.
 
     Raises:
@@ -70,8 +83,11 @@ def denoise_picture(
         raise AecliError(f"weights {weights.name} hold a {weights.card.arch}, which does not denoise: pass other --weights")
     if sigma == 0:
         return Denoised(picture, 0.0, estimated=False)
-    pixels, used = _restore(picture.pixels, _visible(picture), weights.model, sigma, strength, tile, compute)
-    return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=sigma is None)
+    if sigma is None and (colours := _few_colours(picture)):
+        return Denoised(picture, 0.0, estimated=True, colours=colours, unlike=True)
+    visible = _visible(picture)
+    pixels, used = _restore(_distinct(picture.pixels, visible), visible, weights.model, sigma, strength, tile, compute)
+    return _denoised(picture, pixels, used, estimated=sigma is None)
 
 
 def small_size(picture: Picture, weights: Weights) -> tuple[int, int] | None:
@@ -101,20 +117,66 @@ def denoise_small(
     results = []
     for start in range(0, len(pictures), count):
         part = pictures[start : start + count]
-        x = torch.zeros(count + spare, 3, height, width)
-        for row, picture in zip(x, part, strict=False):
-            row.copy_(_without_hidden(picture.pixels, _visible(picture)))
+        x, told = torch.zeros(count + spare, 3, height, width), torch.zeros(count + spare)
+        for row, picture in enumerate(part):
+            white = white_level(picture.pixels)
+            visible = _visible(picture)
+            x[row] = _without_hidden(_distinct(picture.pixels, visible), visible, white)
+            told[row] = _level_of(sigma or 0.0, picture.pixels, white)
         with one_thread():
-            restored, levels = _run(x, weights.model, sigma, compute)
+            restored, levels = _run(x, weights.model, None if sigma is None else told, strength, compute)
         results += [_small_result(*given, sigma, strength) for given in zip(part, restored, levels, strict=False)]
     return results
 
 
 def _small_result(picture: Picture, restored: Tensor, levels: Tensor, sigma: float | None, strength: float) -> Denoised:
-    visible = _visible(picture)
-    pixels = _blend(picture.pixels, visible, restored, strength)
-    used = sigma if sigma is not None else _root_mean_square(_sum_of_squares(levels, visible), visible)
-    return Denoised(dataclasses.replace(picture, pixels=pixels), used, estimated=sigma is None)
+    few = _few_colours(picture) if sigma is None else None
+    if few:
+        return Denoised(picture, 0.0, estimated=True, colours=few, unlike=True)
+    visible, white = _visible(picture), white_level(picture.pixels)
+    pixels = _blend(_distinct(picture.pixels, visible), visible, restored, strength, white)
+    used = sigma if sigma is not None else _grey_levels(_sum_of_squares(levels, visible), visible, picture.pixels, white)
+    return _denoised(picture, pixels, used, estimated=sigma is None)
+
+
+def _denoised(picture: Picture, pixels: np.ndarray, sigma: float, *, estimated: bool) -> Denoised:
+    """pixels: the result, (H, W, C), or (H, W, 1) of a picture whose channels are equal."""
+    if pixels.shape != picture.pixels.shape:
+        pixels = np.where(_visible(picture)[..., None], pixels, picture.pixels)
+    unlike = estimated and sigma * np.iinfo(pixels.dtype).max > UNLIKE_SIGMA * white_level(picture.pixels)
+    return Denoised(dataclasses.replace(picture, pixels=pixels), sigma, estimated=estimated, unlike=bool(unlike))
+
+
+def _distinct(pixels: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """(H, W, C) → the same, or (H, W, 1) where the channels of all that is visible are equal: what is grey stays grey."""
+    equal = (pixels[..., :1] == pixels).all(axis=2)
+    return pixels[..., :1] if (equal | ~visible).all() else pixels
+
+
+def white_level(pixels: np.ndarray) -> int:
+    """The largest value that pixels may have: of 16 bits, the least number of bits that holds them, as cameras of 10 to 14 bits
+    leave the upper ones empty."""
+    if pixels.dtype == np.uint8:
+        return 255
+    return (1 << max(8, int(pixels.max(initial=0)).bit_length())) - 1
+
+
+def _few_colours(picture: Picture) -> int | None:
+    """How many visible colours a picture has, if they are too few for a photograph and the picture is large enough to tell."""
+    seen = picture.pixels[_visible(picture)]  # (n, C)
+    most = FEW_COLOURS if len(seen) >= FEWEST_PIXELS else 1
+    if len(_colours(seen[:: max(1, len(seen) // 4096)])) > most:
+        return None
+    count = len(_colours(seen))
+    return count if count <= most else None
+
+
+def _colours(pixels: np.ndarray) -> np.ndarray:
+    """The distinct values of (n, C), each packed into one number."""
+    packed = np.zeros(len(pixels), dtype=np.uint64)
+    for channel in pixels.T:
+        packed = (packed << np.uint64(16)) | channel
+    return np.unique(packed)
 
 
 def _visible(picture: Picture) -> np.ndarray:
@@ -126,8 +188,8 @@ def check_options(weights: Weights, sigma: float | None, strength: float) -> Non
     """What `denoise_picture` refuses whatever the picture. Raises UsageError."""
     if sigma is not None and not 0 <= sigma <= 255:
         raise UsageError(f"--sigma {sigma:g} is out of range: give 0 to 255, in grey levels")
-    if not 0 <= strength <= 1:
-        raise UsageError(f"--strength {strength:g} is out of range: give 0 to 1")
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise UsageError(f"--strength {strength:g} is out of range: give 0 to {MAX_STRENGTH:g}")
     if weights.card.task != "denoise":
         raise UsageError(f"weights {weights.name} are for another task ({weights.card.task}): pass weights trained to denoise")
     if sigma is not None and isinstance(weights.model, FeatureAutoencoder):
@@ -145,54 +207,66 @@ def _restore(
     # A picture little larger than a tile costs less whole than in two tiles with their overlaps.
     tile = tile if max(height, width) > tile + 2 * overlap else tile + 2 * overlap
     result = pixels.copy()
+    white = white_level(pixels)
+    told = None if sigma is None else torch.tensor([_level_of(sigma, pixels, white)])
     squares = 0.0  # of the noise levels, summed over the visible pixels
     for rows, columns in tiles(height, width, tile, overlap):
         kept, read, inside = (rows.kept, columns.kept), (rows.read, columns.read), (rows.kept_of_read, columns.kept_of_read)
         if not visible[kept].any():
             continue
         # A grey picture goes in as three equal channels, as in training.
-        x = _without_hidden(pixels[read], visible[read]).expand(3, -1, -1)[None]
-        restored, levels = _run(x, model, sigma, compute)
-        result[kept] = _blend(pixels[kept], visible[kept], restored[0][:, *inside], strength)
+        x = _without_hidden(pixels[read], visible[read], white).expand(3, -1, -1)[None]
+        restored, levels = _run(x, model, told, strength, compute)
+        result[kept] = _blend(pixels[kept], visible[kept], restored[0][:, *inside], strength, white)
         squares += _sum_of_squares(levels[0][inside], visible[kept])
-    return result, _root_mean_square(squares, visible) if sigma is None else sigma
+    return result, _grey_levels(squares, visible, pixels, white) if sigma is None else sigma
 
 
-def _run(x: Tensor, model: Denoiser, sigma: float | None, compute: Compute) -> tuple[Tensor, Tensor]:
-    """(B, 3, h, w) in 0–1 → restored (B, 3, h, w), not clipped, and noise levels (B, h, w), float32."""
+def _run(x: Tensor, model: Denoiser, told: Tensor | None, strength: float, compute: Compute) -> tuple[Tensor, Tensor]:
+    """(B, 3, h, w) in 0–1, told levels (B,) → restored (B, 3, h, w), not clipped, and noise levels (B, h, w), float32."""
     x = x.to(compute.device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast():
-        levels = model.estimate(x).float() if sigma is None else torch.full_like(x[:, :1], sigma / 255)
-        restored = model(x, levels).float().cpu()
+        if told is None:
+            levels = model.estimate(x).float().clamp(max=MAX_ESTIMATE)
+        else:
+            levels = told.to(x.device).view(-1, 1, 1, 1).expand_as(x[:, :1])
+        restored = model(x, levels * max(1.0, strength)).float().cpu()
     return restored, levels[:, 0].cpu()
+
+
+def _level_of(sigma: float, pixels: np.ndarray, white: int) -> float:
+    """A noise level in grey levels of 255 of the pixels' type, as a share of the range that is used."""
+    return sigma / 255 * np.iinfo(pixels.dtype).max / white
 
 
 def _sum_of_squares(levels: Tensor, visible: np.ndarray) -> float:
     return float(np.square(levels.numpy()[visible], dtype=np.float64).sum())
 
 
-def _root_mean_square(squares: float, visible: np.ndarray) -> float:
-    """Of noise levels in 0–1, whose squares sum to that over all visible pixels, in grey levels."""
-    return 255 * math.sqrt(squares / max(1, int(np.count_nonzero(visible))))
+def _grey_levels(squares: float, visible: np.ndarray, pixels: np.ndarray, white: int) -> float:
+    """The root mean square of noise levels, whose squares sum to that over all visible pixels, in grey levels of 255."""
+    level = math.sqrt(squares / max(1, int(np.count_nonzero(visible))))
+    return float(255 * level * white / np.iinfo(pixels.dtype).max)
 
 
 def _restore_patches(pictures: Sequence[Picture], weights: Weights, compute: Compute, strength: float) -> list[Denoised]:
     """By a feature autoencoder; pictures of one size."""
     model = weights.model
     assert isinstance(model, FeatureAutoencoder)
-    cut = [to_patches(_without_hidden(p.pixels, _visible(p)), model.config, weights.name) for p in pictures]
+    white = np.iinfo(pictures[0].pixels.dtype).max
+    cut = [to_patches(_without_hidden(p.pixels, _visible(p), white), model.config, weights.name) for p in pictures]
     restored = together(model, [patches for patches, _ in cut], compute, model)
     results = []
     for picture, (_, grid), patches in zip(pictures, cut, restored, strict=True):
         x = from_patches(patches, grid, channels=picture.pixels.shape[2])
-        pixels = _blend(picture.pixels, _visible(picture), x, strength)
+        pixels = _blend(picture.pixels, _visible(picture), x, strength, np.iinfo(picture.pixels.dtype).max)
         results.append(Denoised(dataclasses.replace(picture, pixels=pixels), None, estimated=False))
     return results
 
 
-def _without_hidden(pixels: np.ndarray, visible: np.ndarray) -> Tensor:
-    """(h, w, C) pixels → (C, h, w) float32 in 0–1, with colours of the surroundings where they are hidden."""
-    x = to_tensor(pixels)
+def _without_hidden(pixels: np.ndarray, visible: np.ndarray, white: int) -> Tensor:
+    """(h, w, C) pixels up to white → (C, h, w) float32 in 0–1, with colours of the surroundings where they are hidden."""
+    x = to_tensor(pixels) * (np.iinfo(pixels.dtype).max / white)
     return x if visible.all() else _filled(x[None], torch.from_numpy(visible)[None, None])[0]
 
 
@@ -212,12 +286,11 @@ def _filled(x: Tensor, visible: Tensor) -> Tensor:
     return torch.where(visible, x, coarse[..., :height, :width])
 
 
-def _blend(pixels: np.ndarray, visible: np.ndarray, restored: Tensor, strength: float) -> np.ndarray:
-    """Restored (3, h, w), or (C, h, w), to pixels (h, w, C); one of grey is the mean of three channels."""
-    largest = np.iinfo(pixels.dtype).max
+def _blend(pixels: np.ndarray, visible: np.ndarray, restored: Tensor, strength: float, white: int) -> np.ndarray:
+    """Restored (3, h, w), or (C, h, w), to pixels (h, w, C) up to white; one of grey is the mean of three channels."""
     if pixels.shape[2] == 1:
         restored = restored.mean(dim=0, keepdim=True)
-    x = restored.permute(1, 2, 0).numpy() * largest
+    x = restored.permute(1, 2, 0).numpy() * white
     if strength < 1:
         x = pixels + strength * (x - pixels)
-    return np.where(visible[..., None], np.clip(np.round(x), 0, largest).astype(pixels.dtype), pixels)
+    return np.where(visible[..., None], np.clip(np.round(x), 0, white).astype(pixels.dtype), pixels)

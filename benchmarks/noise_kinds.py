@@ -1,6 +1,6 @@
 """What `aecli denoise` does, blind, to noise that is not white and Gaussian, beside BM3D and non-local means.
 
-The kinds are those of the training mixture (aecli/training/noise.py) at two strengths, on pictures that took no part in
+The kinds are those of the training mixture (aecli/training/noise/kinds.py) at two strengths, on pictures that took no part in
 training, clipped and rounded to 8 bits. The peers are told the true root mean square of the noise; aecli is told nothing.
 
 usage: python benchmarks/noise_kinds.py FOLDER [--limit N] [--crop SIDE] [--no-bm3d] [--threads N] [--json FILE]
@@ -68,9 +68,9 @@ def middle(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def degraded(kind: Callable[..., torch.Tensor], clean: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    x = torch.from_numpy(clean / 255).float().permute(2, 0, 1)
-    noisy = kind(x, strength, torch.Generator().manual_seed(seed))
-    return to_8_bits(noisy.permute(1, 2, 0).numpy() * 255)
+    x = torch.from_numpy(clean / 255).float().permute(2, 0, 1)[None]
+    noisy = kind(x, torch.full((1, 1, 1, 1), strength), torch.Generator().manual_seed(seed))
+    return to_8_bits(noisy[0].permute(1, 2, 0).numpy() * 255)
 
 
 if __name__ == "__main__":

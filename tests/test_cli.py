@@ -197,7 +197,7 @@ def test_16_bit_colour_is_denoised_at_its_depth_and_comes_back_bit_for_bit_at_st
         assert "16 bits a channel were rounded to 8" in encoded.output
 
 
-@pytest.mark.parametrize("options", ["--sigma -1", "--sigma 300", "--strength 2", "--sigma nan"])
+@pytest.mark.parametrize("options", ["--sigma -1", "--sigma 300", "--strength 3", "--sigma nan"])
 def test_options_out_of_range_are_wrong_usage(aecli, photo, options):
     assert_one_sentence(aecli(f"denoise photo.png {options} --weights {{tiny-denoiser}}"), 2, options.split()[0])
 

@@ -19,6 +19,7 @@ from aecli.device import Compute, select
 from aecli.errors import AecliError, UsageError
 from aecli.training.data import ArraySource, FolderSource, folder_pictures, load_dataset
 from aecli.training.distributed import ALONE, Processes, joined
+from aecli.training.drawings import Drawings
 from aecli.training.features import FeatureTask
 from aecli.training.loop import Budget, Trainer
 from aecli.training.photos import CodecTask, DenoiserTask
@@ -43,7 +44,11 @@ def task_of(kind):
         source = FolderSource(folder_pictures(str(DATA)), 16, 0, grey_share=0.3)
         return FeatureTask(tiny_dense(channels=3, height=16, width=16, latent_dim=40), source, source.batch(0, 5), None)
     source, valid = FolderSource(folder_pictures(str(DATA)), 64, 0), [torch.rand(3, 64, 64)]
-    return DenoiserTask(tiny_denoiser(), source, valid) if kind == "denoiser" else CodecTask(tiny_codec(), source, valid)
+    return (
+        DenoiserTask(tiny_denoiser(), source, valid, Drawings(64, 0, pages=2))
+        if kind == "denoiser"
+        else CodecTask(tiny_codec(), source, valid)
+    )
 
 
 def trainer_of(kind, processes, checkpoint, *, steps=STEPS, batch=BATCH):

@@ -30,7 +30,7 @@ def denoise(
     sigma: Annotated[
         float | None, typer.Option(help="Standard deviation of the noise, in grey levels of 255; estimated if not given.")
     ] = None,
-    strength: Annotated[float, typer.Option(help="Share of the correction that is applied, 0–1.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="Share of the correction that is applied, 0–1; up to 2: removes more.")] = 1.0,
     reference: Annotated[
         Path | None, typer.Option(help="The clean picture: prints PSNR and SSIM before and after.", show_default=False)
     ] = None,
@@ -116,11 +116,20 @@ def _work(
         notes = formats.write(job, done.picture, stream)
         info: dict[str, object] = {"size": [done.picture.width, done.picture.height], "weights": loaded.name}
         if done.sigma is not None:
-            info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
-        return info | more | {"notes": notes}
+            info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated, "unlike_training_data": done.unlike}
+        return info | more | {"notes": [*notes, *_doubts(done, loaded.name)]}
 
     several = Several(lambda picture: small_size(picture, loaded), process_small)
     return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several, formats.settle)
+
+
+def _doubts(done: Denoised, weights: str) -> list[str]:
+    """What to say of a picture that is unlike the training data."""
+    if done.colours is not None:
+        return [f"left as it is, as it has only {done.colours} colour{'s' * (done.colours > 1)}: pass --sigma to denoise it"]
+    if done.unlike:
+        return [f"unlike what {weights} was trained on: look at the result, or pass --sigma"]
+    return []
 
 
 def _read_reference(path: Path) -> Picture:

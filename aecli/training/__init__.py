@@ -38,9 +38,10 @@ from aecli.training.data import (
     read_rgb,
 )
 from aecli.training.distributed import ALONE, Processes
+from aecli.training.drawings import Drawings
 from aecli.training.loop import ANNEALING, Budget, Progress, Task, Trainer
 from aecli.training.noise import Noise, add_gaussian, degrade
-from aecli.training.photos import GREY_SHARE, CodecTask, DenoiserTask
+from aecli.training.photos import GREY_SHARE, REDUCED_SHARE, CodecTask, DenoiserTask
 from aecli.training.recycling import recycle
 from aecli.weights import card_of, load_weights, save_weights
 
@@ -51,6 +52,7 @@ TABLE_PATCHES = 32  # that its tables are fitted to
 UNIT_PATCHES = 32  # that show which units of a denoiser are dormant
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
+DENOISER_NOISE = "white 0-60 of 255, camera noise, and what files hold besides"  # in the model card
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def train(
         task=session.card_task,
         training_data=request.data_name or session.data_name,
         steps=trainer.step,
-        noise=str(request.noise or ("gaussian 0-60 of 255 and what files hold besides" if request.arch == "denoiser" else "")),
+        noise=DENOISER_NOISE if request.arch == "denoiser" else str(request.noise or ""),
         colour_mode=session.colour_mode,
         scores={name: round(value, 5) for name, value in scores.items()},
         error_quantiles=quantiles,
@@ -301,12 +303,16 @@ def _photo_session(request: Request) -> _Session:
     valid = central_crops(valid_paths, VALID_CROP)
     model = _model(request, {} if request.init else FROM_SCRATCH.get(request.arch, {}))
     grey_share = GREY_SHARE if request.arch == "denoiser" else 0.0
-    source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share)
+    reduced_share = REDUCED_SHARE if request.arch == "denoiser" else 0.0
+    source = FolderSource(train_paths, patch_size, request.seed, grey_share=grey_share, reduced_share=reduced_share)
     if isinstance(model, Codec) and request.init is None:
         model.start_with_pca(source.batch(0, PCA_PATCHES))
     if isinstance(model, Denoiser) and request.init is not None and not request.resume:  # a checkpoint replaces all weights
         _recycle_units(model, source.batch(0, UNIT_PATCHES), request.seed)
-    task = DenoiserTask(model, source, valid) if isinstance(model, Denoiser) else CodecTask(model, source, valid)
+    if isinstance(model, Denoiser):
+        task: Task = DenoiserTask(model, source, valid, Drawings(patch_size, request.seed))
+    else:
+        task = CodecTask(model, source, valid)
 
     def finish(model: Any) -> None:
         if isinstance(model, Codec):
@@ -324,8 +330,8 @@ def _photo_session(request: Request) -> _Session:
 
 def _recycle_units(model: Denoiser, patches: Tensor, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    noisy, sigma, _ = degrade(patches, generator)
-    recycle(model, lambda: model(noisy, sigma), generator)
+    batch = degrade(patches, generator)
+    recycle(model, lambda: model(batch.noisy, batch.sigma), generator)
 
 
 def _photo_quantiles(model: Denoiser | Codec, paths: Sequence[Path], compute: Compute) -> dict[str, float]:

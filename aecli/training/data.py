@@ -106,19 +106,25 @@ class ArraySource:
 
 
 class _Place(NamedTuple):
-    """Where in a picture a patch is taken, and how it is turned (by 90° each) and then flipped."""
+    """Where in a picture a patch is taken, how it is reduced, turned (by 90° each) and then flipped."""
 
     top: int
     left: int
+    reduced: int
     turns: int
     flipped: bool
 
 
 class FolderSource:
-    """Random patches of a folder's pictures, flipped and turned; every picture is drawn as often as any other."""
+    """Random patches of a folder's pictures, flipped and turned, some grey, some of pictures reduced to half their size.
 
-    def __init__(self, paths: Sequence[Path], patch_size: int, seed: int, *, grey_share: float = 0.0) -> None:
-        self.patch_size, self.seed, self.grey_share = patch_size, seed, grey_share
+    A picture is drawn in proportion to the root of its area: large ones hold more, but not so much more as they have pixels.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], patch_size: int, seed: int, *, grey_share: float = 0.0, reduced_share: float = 0.0
+    ) -> None:
+        self.patch_size, self.seed, self.grey_share, self.reduced_share = patch_size, seed, grey_share, reduced_share
         self._cache: dict[Path, np.ndarray] = {}
         self._cached_bytes = 0
         self.paths: list[Path] = []
@@ -130,7 +136,9 @@ class FolderSource:
                 self._sizes.append((height, width))
         if not self.paths:
             raise AecliError(f"no picture is as large as a patch of {patch_size}×{patch_size}: pass a smaller --patch-size")
-        self._area = sum(height * width for height, width in self._sizes)
+        areas = np.array([height * width for height, width in self._sizes])
+        self._area = int(areas.sum())
+        self._chances = np.sqrt(areas) / np.sqrt(areas).sum()
 
     def __len__(self) -> int:
         """Patches that would cover the pictures: what an epoch sees."""
@@ -139,8 +147,7 @@ class FolderSource:
     def batch(self, step: int, size: int, part: slice = WHOLE) -> Tensor:
         """`size` patches, (size, 3, patch_size, patch_size); or those of a part of the batch: only their pictures are read."""
         rng = np.random.default_rng((self.seed, step))
-        # In proportion to their areas, a few large and smooth pictures would crowd out hundreds of small ones.
-        chosen = rng.integers(len(self.paths), size=size)
+        chosen = rng.choice(len(self.paths), size=size, p=self._chances)
         places = [(self.paths[i], self._place(self._sizes[i], rng)) for i in chosen]
         patches = np.stack([self._patch(path, place) for path, place in places[part]])
         x = torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255
@@ -149,12 +156,17 @@ class FolderSource:
         return x.contiguous(memory_format=torch.channels_last)
 
     def _place(self, size: tuple[int, int], rng: np.random.Generator) -> _Place:
-        top, left = (int(rng.integers(0, side - self.patch_size + 1)) for side in size)
-        return _Place(top, left, int(rng.integers(4)), rng.random() < 0.5)
+        reduced = 2 if rng.random() < self.reduced_share and min(size) >= 2 * self.patch_size else 1
+        top, left = (int(rng.integers(0, side - reduced * self.patch_size + 1)) for side in size)
+        return _Place(top, left, reduced, int(rng.integers(4)), rng.random() < 0.5)
 
     def _patch(self, path: Path, place: _Place) -> np.ndarray:
-        rows, columns = (slice(start, start + self.patch_size) for start in (place.top, place.left))
-        patch: np.ndarray = np.rot90(self._pixels(path)[rows, columns], k=place.turns)
+        rows, columns = (slice(start, start + place.reduced * self.patch_size) for start in (place.top, place.left))
+        part = self._pixels(path)[rows, columns]
+        if place.reduced == 2:
+            cells = part.reshape(self.patch_size, 2, self.patch_size, 2, 3)
+            part = cells.mean(axis=(1, 3)).round().astype(np.uint8)
+        patch: np.ndarray = np.rot90(part, k=place.turns)
         return patch[:, ::-1] if place.flipped else patch
 
     def _pixels(self, path: Path) -> np.ndarray:

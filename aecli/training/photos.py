@@ -13,14 +13,22 @@ from aecli.metrics import psnr
 from aecli.models.codec import Codec, rate_distortion
 from aecli.models.denoiser import Denoiser
 from aecli.training.data import FolderSource
-from aecli.training.noise import add_gaussian, degrade
+from aecli.training.drawings import Drawings
+from aecli.training.noise import DRAWINGS, Degraded, add_gaussian, degrade
 
 VALIDATION_SIGMAS = (15, 25, 50)
 GREY_SHARE = 0.1
+REDUCED_SHARE = 0.25  # of the denoiser's patches: twice as sharp, as pictures are that people reduced
 # The estimator learns from its own loss alone. This share makes it about as large as the denoiser's, which Muon ignores, while
 # the clipping of gradients does not.
 ESTIMATE_WEIGHT = 0.05
 ESTIMATE_FLOOR = 2 / 255  # below this, errors of the estimate count by their size and not in proportion
+LOW_ESTIMATE_WEIGHT = 1.5  # noise that is taken for the picture stays; the other error smooths a little (CBDNet, Guo et al. 2019)
+# Errors grow about as the square root of the noise. Divided by that, strong noise does not drown the weak noise of most files,
+# which suits a measure (PSNR) that counts errors by their logarithm.
+LEVEL_FLOOR = 4 / 255
+TYPICAL_LEVEL = 25 / 255
+DRAWN_SHARE = 0.12  # of a batch: pages drawn by script
 # The loss at the optimum grows about as the square root of lambda. Divided by that, no quality drowns the others, which suits
 # a measure (BD-rate) that counts rates by their logarithm.
 LAMBDA_WEIGHT = 0.5
@@ -28,20 +36,49 @@ REFERENCE_LAMBDA = 0.0067
 
 
 class DenoiserTask:
-    """L1 between clean and restored patches, told the noise level or left to its own estimate, which has a loss of its own."""
+    """L1 between clean and restored patches, told the noise level or left to its own estimate, which has a loss of its own.
 
-    def __init__(self, model: Denoiser, source: FolderSource, valid: Sequence[Tensor]) -> None:
-        self.model, self.source, self.valid = model, source, valid
+    Where more is told than the noise has, the picture to learn is what the model makes of white noise of that level: so a
+    higher level removes at least the noise, whatever its kind, and more of the picture.
+    """
+
+    def __init__(self, model: Denoiser, source: FolderSource, valid: Sequence[Tensor], drawings: Drawings) -> None:
+        self.model, self.source, self.valid, self.drawings = model, source, valid, drawings
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        noisy, sigma, told = (part.to(x.device) for part in degrade(x.cpu(), generator))
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 has too few bits for the noise of good cameras
+            batch = self._degraded(x, generator)
+        noisy = batch.noisy.contiguous(memory_format=torch.channels_last)
+        target = self._target(batch)
         estimate = self.model.estimate(noisy)
-        ratio = (estimate + ESTIMATE_FLOOR) / (sigma + ESTIMATE_FLOOR)
-        level = torch.where(told.view(-1, 1, 1, 1), sigma, estimate.detach())
-        restored = self.model(noisy, level)
-        loss: Tensor = (restored - x).abs().mean() + ESTIMATE_WEIGHT * ratio.log().abs().mean()
+        level = torch.where(batch.told.isnan(), estimate.detach(), batch.told)
+        weight = (TYPICAL_LEVEL / (batch.sigma.mean(dim=(1, 2, 3), keepdim=True) + LEVEL_FLOOR)).sqrt()
+        restoring = (weight * (self.model(noisy, level) - target).abs()).mean()
+        ratio = ((estimate + ESTIMATE_FLOOR) / (batch.sigma + ESTIMATE_FLOOR)).log()
+        estimating = torch.where(ratio < 0, -LOW_ESTIMATE_WEIGHT * ratio, ratio).mean()
+        loss: Tensor = restoring + ESTIMATE_WEIGHT * estimating
         return loss
+
+    def _degraded(self, x: Tensor, generator: torch.Generator) -> Degraded:
+        """The batch with noise, its first patches replaced by drawn ones; the generator is on the CPU."""
+        drawn = int(DRAWN_SHARE * len(x) + torch.rand((), generator=generator))
+        pages = self.drawings.batch(drawn, generator).to(x.device)
+        own = torch.Generator(x.device).manual_seed(generator.initial_seed() + 1)
+        photographs = degrade(x[drawn:], own)
+        if not drawn:
+            return photographs
+        return Degraded(*(torch.cat(pair) for pair in zip(degrade(pages, own, DRAWINGS), photographs, strict=True)))
+
+    @torch.no_grad()
+    def _target(self, batch: Degraded) -> Tensor:
+        if not batch.excess.any():
+            return batch.clean
+        clean, told = batch.clean[batch.excess], batch.told[batch.excess]
+        noisy = (clean + told * torch.randn_like(clean)).contiguous(memory_format=torch.channels_last)
+        target = batch.clean.clone()
+        target[batch.excess] = self.model(noisy, told.expand(-1, 1, *clean.shape[2:])).float()
+        torch.clear_autocast_cache()  # it holds copies of the weights that have no gradient
+        return target
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR on held-out crops at sigma 15, 25, 50: told, not clipped (`psnr25`), and blind, as in a file (`blind25`).
