@@ -9,6 +9,7 @@ A result appears under its name only when it is whole. Nothing here prints, asks
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import io
@@ -18,12 +19,14 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from time import time
+from types import MappingProxyType
 from typing import BinaryIO, Literal
 
 from aecli.errors import AecliError, UsageError
@@ -31,6 +34,8 @@ from aecli.images import unreadable
 from aecli.storage import Place, Remote, local_name, place
 
 STDIN = "standard input"
+STDOUT = "-"
+_NAMES_OF_STDOUT = frozenset({"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 # --------------------------------------------------------------------------------------------------- what is to be read
 
@@ -42,6 +47,7 @@ class Input:
     path: Place | None  # None is standard input
     relative: Path  # below the folder that was walked; the bare name of a file given by itself
     walked: bool = False  # found in a folder, not named
+    unread: str = ""  # why it is none of those that are read, though it belongs to them
 
     @property
     def name(self) -> str:
@@ -58,6 +64,7 @@ def find_inputs(
     suffixes: frozenset[str],
     stdin: BinaryIO,
     may_be_empty: bool = False,
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Input]:
     """Lists what files, folders, URLs, "-" (standard input) and the names in the file `files_from` ("-" again) stand for.
 
@@ -65,7 +72,8 @@ def find_inputs(
     with `recursive` for those of the whole tree, symbolic links to folders not followed. A file that is named is taken
     whatever its suffix, and even if it is missing: its own job will fail, not the batch. The names in `files_from`
     stand one a line, or each before a NUL if `null_separated`. A file given twice is taken once. A URL with one of `suffixes` is
-    taken for a file without asking the network.
+    taken for a file without asking the network. Files in a folder with a suffix of `unread` are listed too, with the reason that
+    it gives: they must not go unnoticed.
 
     Raises UsageError if there is nothing to read (unless it `may_be_empty`, as what is watched may), if standard input is wanted
     twice, if the list cannot be read, if a name is empty, or if a URL cannot be followed.
@@ -84,13 +92,13 @@ def find_inputs(
         if isinstance(item, Input):
             inputs.append(item)
         elif isinstance(item, Remote):
-            inputs += _inputs_at_url(item, recursive, suffixes)
+            inputs += _inputs_at_url(item, recursive, suffixes, unread)
         elif _kind(item) == "folder":
-            inputs += _inputs_in_folder(item, recursive, suffixes)
+            inputs += _inputs_in_folder(item, recursive, suffixes, unread)
         else:
             inputs.append(Input(item, Path(item.name)))
-    if not inputs and not may_be_empty:
-        raise UsageError(_why_there_is_nothing(named, files_from, recursive))
+    if not may_be_empty and all(item.unread for item in inputs):
+        raise UsageError(_why_there_is_nothing(named, files_from, recursive, inputs))
     return _without_repetitions(inputs)
 
 
@@ -102,13 +110,23 @@ def _names_in_list(files_from: str, null_separated: bool, stdin: BinaryIO) -> li
         raise UsageError(str(unreadable(f"the list {listing}", error))) from error
     except AecliError as error:
         raise UsageError(f"the list {error}") from error
-    if b"\0" in data and not null_separated:
-        raise UsageError("the list of files has NUL characters in it: pass --null to separate the names at them")
+    if not null_separated:
+        data = _without_byte_order_mark(data)
+        if b"\0" in data:
+            raise UsageError("the list of files has NUL characters in it: pass --null to separate the names at them")
     names = data.split(b"\0") if null_separated else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     return [os.fsdecode(name) for name in names if name]
 
 
-def _inputs_in_folder(folder: Path, recursive: bool, suffixes: frozenset[str]) -> list[Input]:
+def _without_byte_order_mark(data: bytes) -> bytes:
+    """What editors and shells of Windows put before a text, UTF-16 included."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        with suppress(UnicodeDecodeError):
+            return os.fsencode(data.decode("utf-16"))
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def _inputs_in_folder(folder: Path, recursive: bool, suffixes: frozenset[str], unread: Mapping[str, str]) -> list[Input]:
     found: list[Path] = []
     pending = [folder]
     while pending:
@@ -123,15 +141,15 @@ def _inputs_in_folder(folder: Path, recursive: bool, suffixes: frozenset[str]) -
             path = current / entry.name
             if entry.is_dir(follow_symlinks=False):
                 pending += [path] if recursive else []
-            elif path.suffix.lower() in suffixes and _is_file(entry):
+            elif (path.suffix.lower() in suffixes or path.suffix.lower() in unread) and _is_file(entry):
                 found.append(path)
     return [
-        Input(path, Path(path.name) if path == folder else path.relative_to(folder), walked=True)
+        Input(path, Path(path.name) if path == folder else path.relative_to(folder), True, unread.get(path.suffix.lower(), ""))
         for path in sorted(found, key=lambda path: path.parts)
     ]
 
 
-def _inputs_at_url(item: Remote, recursive: bool, suffixes: frozenset[str]) -> list[Input]:
+def _inputs_at_url(item: Remote, recursive: bool, suffixes: frozenset[str], unread: Mapping[str, str]) -> list[Input]:
     named = Input(item, Path(local_name(item.name)))
     if item.suffix.lower() in suffixes or _kind(item) != "folder":
         return [named]
@@ -150,8 +168,8 @@ def _inputs_at_url(item: Remote, recursive: bool, suffixes: frozenset[str]) -> l
             path, below = folder / name, relative / local_name(name)
             if is_folder:
                 pending += [(path, below)] if recursive else []
-            elif path.suffix.lower() in suffixes:
-                found.append(Input(path, below, walked=True))
+            elif path.suffix.lower() in suffixes or path.suffix.lower() in unread:
+                found.append(Input(path, below, True, unread.get(path.suffix.lower(), "")))
     return sorted(found, key=lambda item: item.relative.parts)
 
 
@@ -173,7 +191,10 @@ def _kind(path: Place) -> Literal["file", "folder", "other", "missing"]:
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
-def _why_there_is_nothing(named: Sequence[object], files_from: str | None, recursive: bool) -> str:
+def _why_there_is_nothing(named: Sequence[object], files_from: str | None, recursive: bool, unread: Sequence[Input] = ()) -> str:
+    if unread:
+        more = f", and {len(unread) - 1} more like it" if len(unread) > 1 else ""
+        return f"there is nothing to read: {unread[0].name} is left out{more} ({unread[0].unread})"
     if not named:
         where = "" if files_from is None else f" in the list {place(files_from)}"
         return f'nothing to read{where}: name files or folders, or pass "-" for standard input'
@@ -205,6 +226,10 @@ class Job:
     source: Place | None  # None is standard input
     target: Place | None  # None is standard output
     name: str  # what messages call the source
+    instead: Place | None = None  # the target of a result that the format of `target` cannot hold
+    into: bool = False  # the target is a pipe or a device: the result goes into it, and does not replace it
+    notes: tuple[str, ...] = ()  # what is to be told of where the result goes, one clause each
+    skip: str = ""  # why it is left alone
 
 
 def plan_outputs(
@@ -212,54 +237,118 @@ def plan_outputs(
     output: str | None,
     *,
     rename: Callable[[Path], str],
+    rename_instead: Callable[[Path], str] | None = None,
     overwrite: bool = False,
     besides: Sequence[Path] = (),
 ) -> list[Job]:
     """Decides where each result goes; `rename` gives the file name of the result of a source, known by its path in its folder.
 
-    Without `output` a result stands beside its source, and that of standard input goes to standard output, as with "-".
-    `output` is a folder if it exists as one, ends with a slash, or several inputs or a folder were given; the tree
-    below a folder that was walked is kept. Otherwise it is the result's file name. Files in a walked folder that are
-    the results of others (of an earlier run, then) are left out, so that a run that broke off can be repeated.
-    `besides` are files that the run reads or writes, too.
+    Without `output` a result stands beside its source, and that of standard input goes to standard output, as with "-" and
+    "/dev/stdout". `output` is a folder if it exists as one, ends with a slash, or several inputs or a folder were given; the tree
+    below a folder that was walked is kept. Otherwise it is the result's file name, or a pipe or device that the result goes into.
+    Files in a walked folder that are the results of others (of an earlier run, then) are left out, so that a run that broke off
+    can be repeated. Where several results would have one name, that of the source which has its suffix keeps it, and the others
+    are called by the whole names of their sources (a.gif.png). `rename_instead` gives the name of a result that the format of the
+    first name cannot hold. `besides` are files that the run reads or writes, too.
 
-    Raises UsageError if two results would have the same name, or one that of an input or of a file of `besides`, if `output` must
-    be a folder and is a file, or if nothing can be written there. With `overwrite` no file found in a folder is taken for a
-    result in an `output` within it: it might be a picture.
+    Raises UsageError if two results would have the same name all the same, or one that of an input or of a file of `besides`, if
+    `output` must be a folder and is a file, or if nothing can be written there. With `overwrite` no file found in a folder is
+    taken for a result in an `output` within it: it might be a picture.
     """
     if output == "":
         raise UsageError("--output is empty: check the variable that it came from")
-    if output == "-" and len(inputs) > 1:
+    output = STDOUT if output in _NAMES_OF_STDOUT else output
+    if output == STDOUT and len(inputs) > 1:
         raise UsageError(f"{len(inputs)} results cannot all go to standard output: pass a folder as --output")
     folder = _output_folder(inputs, output)
+    others = {identity_of(path) for path in besides}
+    if output is not None and folder is None:
+        target = None if output == STDOUT else place(output)
+        jobs = [Job(item.path, target, item.name, into=target is not None and takes_bytes(target)) for item in inputs]
+        _refuse_collisions(jobs, others)
+        return jobs
 
-    def target_of(item: Input) -> Place | None:
-        if output == "-" or (output is None and item.path is None):
-            return None
-        if output is None:
-            return (item.path or item.relative).with_name(rename(item.relative))
-        return place(output) if folder is None else folder / item.relative.parent / rename(item.relative)
+    def places(item: Input, rename: Callable[[Path], str]) -> list[Place]:
+        """Where the result of the item may go, best first."""
+        names = [rename(path) for path in (item.relative, item.relative.with_name(item.relative.name + item.relative.suffix))]
+        if folder is not None:
+            return [folder / item.relative.parent / name for name in names]
+        return [item.path.with_name(name) for name in names] if item.path is not None else []
 
-    planned = [(item, target_of(item)) for item in inputs]
-    results = {identity_of(target): item for item, target in planned if target is not None}
-    made = {item for item in inputs if item.walked and item.path and results.get(identity_of(item.path), item) is not item}
+    plans = [_Plan(item, places(item, rename), places(item, rename_instead) if rename_instead else []) for item in inputs]
+    made = _results_of_others(plans)
     if overwrite and output is not None and made:
         found = min(item.name for item in made)
         raise UsageError(f"{found} was found in a folder and would be replaced: pass an --output outside of the folder")
-    jobs = [Job(item.path, target, item.name) for item, target in planned if item not in made]
-    _refuse_collisions(jobs, {identity_of(path) for path in besides})
+    jobs = _jobs_of([plan for plan in plans if plan.item not in made], others)
+    _refuse_collisions(jobs, others)
     return jobs
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Where the result of an input may go, and one that the format of these cannot hold; best first, none is standard output."""
+
+    item: Input
+    places: Sequence[Place]
+    instead: Sequence[Place]
+
+
+def _results_of_others(plans: Sequence[_Plan]) -> set[Input]:
+    """What was found in a folder and is the result of another input."""
+    found = {identity_of(plan.item.path): plan.item for plan in plans if plan.item.walked and plan.item.path is not None}
+    names = {item.path.name for item in found.values() if item.path is not None}
+    made: set[Input] = set()
+    for plan in plans:
+        for target in (*plan.places, *plan.instead):
+            # The network may have to be asked, and links be followed, for the first place alone.
+            item = found.get(identity_of(target)) if target is plan.places[0] or target.name in names else None
+            if item is not None and item is not plan.item and not plan.item.unread:
+                made.add(item)
+    return made
+
+
+def _jobs_of(plans: Sequence[_Plan], others: Collection[Hashable]) -> list[Job]:
+    """Each with a target of its own, as far as there is one."""
+    rivals: defaultdict[Hashable, list[_Plan]] = defaultdict(list)
+    for plan in plans:
+        if plan.places and not plan.item.unread:
+            rivals[identity_of(plan.places[0])].append(plan)
+    jobs = [_job_of(plan, rivals) for plan in plans]
+    taken = {identity_of(place) for job in jobs for place in (job.source, job.target) if place is not None} | set(others)
+    for index, plan in enumerate(plans):
+        free = [place for place in plan.instead if place == jobs[index].target or identity_of(place) not in taken]
+        if free and free[0] != jobs[index].target:
+            jobs[index] = replace(jobs[index], instead=free[0])
+            taken.add(identity_of(free[0]))
+    return jobs
+
+
+def _job_of(plan: _Plan, rivals: Mapping[Hashable, Sequence[_Plan]]) -> Job:
+    item = plan.item
+    target = plan.places[0] if plan.places else None
+    job = Job(item.path, target, item.name, skip=item.unread)
+    if target is None or item.unread:
+        return job
+    same = rivals[identity_of(target)]
+    of_that_suffix = [other for other in same if other.item.relative.suffix == target.suffix]
+    can_be_told_apart = len({other.places[1] for other in same}) == len(same)
+    if len(same) == 1 or [plan] == of_that_suffix or not can_be_told_apart:
+        return job
+    other = next(other for other in (*of_that_suffix, *same) if other is not plan)
+    return replace(job, target=plan.places[1], notes=(f"named apart from the result of {other.item.relative.name}",))
+
+
 def _output_folder(inputs: Sequence[Input], output: str | None) -> Place | None:
-    if output is None or output == "-":
+    if output is None or output == STDOUT:
         return None
     path = place(output)
     _refuse_web(path)
     wanted = len(inputs) > 1 or any(item.walked for item in inputs) or output.endswith(("/", os.sep))
     kind = _kind(path)
     if wanted and kind in {"file", "other"}:
-        raise UsageError(f"{path} is a file, but the results need a folder: pass another --output")
+        what = "a file" if kind == "file" else "a device or a pipe"
+        raise UsageError(f"{path} is {what}, but the results need a folder: pass another --output")
     return path if wanted or kind == "folder" else None
 
 
@@ -277,7 +366,7 @@ def _refuse_collisions(jobs: Sequence[Job], besides: Collection[Hashable]) -> No
     sources = {identity_of(job.source): job for job in jobs if job.source is not None}
     taken: dict[Hashable, Job] = {}
     for job in jobs:
-        if job.target is None:
+        if job.target is None or job.skip:
             continue
         _refuse_web(job.target)
         identity = identity_of(job.target)
@@ -329,6 +418,15 @@ def _bytes_at_rest(path: Path) -> bytes:
     return data
 
 
+def takes_bytes(target: Place) -> bool:
+    """Whether it is a pipe or a character device: a result can go into it, but not take its place."""
+    try:
+        mode = target.stat().st_mode if isinstance(target, Path) else 0
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
 def exists(target: Place) -> bool:
     """Whether something has that name, be it a link to nowhere. At a URL that cannot be reached, nothing has."""
     return _kind(target) != "missing" if isinstance(target, Remote) else os.path.lexists(target)
@@ -377,6 +475,13 @@ def _send(data: bytes, target: Remote, overwrite: bool) -> None:
         target.write_bytes(data, overwrite=overwrite)
     except FileExistsError:
         raise _exists(target) from None
+
+
+def put_into(target: Place, data: bytes) -> None:
+    """Bytes into what `takes_bytes`. Raises AecliError where that fails, as when its reader is gone."""
+    assert isinstance(target, Path)
+    with _as_sentences(target), target.open("wb") as stream:
+        stream.write(data)
 
 
 def check_target(target: Place, *, overwrite: bool) -> None:

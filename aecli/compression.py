@@ -10,7 +10,7 @@ import io
 import struct
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from aecli.coding.entropy import LatentCoder, Latents
 from aecli.coding.exact import from_fixed
 from aecli.device import Compute
 from aecli.errors import AecliError, UsageError
-from aecli.images import Picture, read_picture, with_8_bits
+from aecli.images import Picture, read_picture, with_8_bits, without_colour
 from aecli.metrics import psnr
 from aecli.models import FeatureAutoencoder
 from aecli.models.codec import BLOCK, Codec
@@ -105,7 +105,8 @@ def encode_and_measure(picture: Picture, coder: Coder, *, quality: float | Targe
     """A picture → the bytes of its .npz, and what `Prepared` calls errors.
 
     Args:
-        picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are.
+        picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are, and
+            where R = G = B in every visible pixel, it is so in the decoded picture.
         coder: from `coder_for`.
         quality: 0–100, what the codec spends (None is 50), or a Target whose quality is searched. Feature autoencoders have one
             quality only, None.
@@ -145,7 +146,24 @@ def _encode(picture: Picture, prepared: Prepared, coder: Coder, quality: float |
             return _psnr(decode_picture(data, "the picture", lambda _: coder), picture)
         return len(data) if quality.kind == "bytes" else 8 * len(data) / (picture.width * picture.height)
 
-    return search(encode, measure, quality)
+    try:
+        return search(encode, measure, quality)
+    except AecliError as error:
+        raise _with_what_metadata_takes(error, quality, picture, coder, encode) from error
+
+
+def _with_what_metadata_takes(
+    error: AecliError, wanted: Target, picture: Picture, coder: Coder, encode: Callable[[float], bytes]
+) -> AecliError:
+    """The error, and the way out where a rate is out of reach because of what comes with the picture."""
+    bare = replace(picture, icc=None, exif=None, dpi=None)
+    sizes = [len(write_container(*_with_metadata(p, coder, {}, {}))) for p in (picture, bare)]
+    taken, smallest = sizes[0] - sizes[1], len(encode(0.0))
+    bound = wanted.value if wanted.kind == "bytes" else wanted.value * picture.width * picture.height / 8
+    if wanted.kind == "psnr" or bound >= smallest or (bound < smallest - taken and bound >= taken):
+        return error
+    way_out = f"pass --strip, and the smallest file has {smallest - taken:,}"
+    return AecliError(f"{error}; EXIF, colour profile and resolution take {taken:,} bytes: {way_out}")
 
 
 def check_options(coder: Coder, quality: float | Target | None) -> None:
@@ -168,6 +186,8 @@ def _with_metadata(
         "weights": f"{coder.weights.name} {coder.weights.digest[:DIGEST_LENGTH]}",
         **fields,
     }
+    if header["mode"] == "RGB" and picture.is_grey:
+        header["grey"] = True
     if picture.dpi:
         header["dpi"] = list(picture.dpi)
     if picture.alpha is not None:
@@ -233,7 +253,23 @@ def decode_together(files: Sequence[Contents], name: str, find_coder: Callable[[
         for header, _ in files:
             _one_of(MODES, header, "mode")
         pixels = coder.decode(files)
-    return [_picture(*file, found, name) for file, found in zip(files, pixels, strict=True)]
+    pictures = [_picture(*file, found, name) for file, found in zip(files, pixels, strict=True)]
+    return [_as_grey_as(header, picture) for (header, _), picture in zip(files, pictures, strict=True)]
+
+
+def _as_grey_as(header: Header, picture: Picture) -> Picture:
+    """Without the colour that decoding gives a picture that had none."""
+    if header.get("grey") is not True or picture.mode != "RGB":
+        return picture
+    return replace(picture, pixels=without_colour(picture.pixels, picture.alpha))
+
+
+def outline(contents: Contents, name: str) -> Picture:
+    """The picture of a .npz but for its colours: size, transparency and what comes with it. Raises as `decode_picture` does."""
+    header, arrays = contents
+    width, height = _size(header, name)
+    channels = 1 if header.get("mode") == "L" else 3
+    return _picture(header, arrays, np.broadcast_to(np.uint8(0), (height, width, channels)), name)
 
 
 def small_kind(header: Header, find_coder: Callable[[str], Coder]) -> Hashable:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from aecli.errors import AecliError, UsageError
+from aecli.lossy import Lossy, lossy_of
 from aecli.metadata import dpi_of, exif_for_tiff, exif_of, exif_with_dpi, upright
 from aecli.storage import Place
 
@@ -35,6 +37,8 @@ MAX_PIXELS = 1_000_000_000  # 3 GB as 8-bit RGB: beyond that a header is more li
 # no picture of a larger size has fewer bytes.
 PLAUSIBLE_PIXELS = 1 << 25
 PIXELS_PER_BYTE = 2000
+
+_LOOKED_AT_TOGETHER = 1 << 18  # pixels
 
 _DEEP_FORMATS = frozenset({"PNG", "TIFF"})  # those in which 16-bit colour is read and written
 
@@ -48,6 +52,17 @@ SUFFIXES: frozenset[str] = frozenset({
 })
 # fmt: on
 """Suffixes, in lower case, of the files that a walk through a folder takes for pictures."""
+
+_HEIC = "HEIC is not read: convert it to JPEG, PNG or AVIF first"
+_RAW = "a camera's raw file is not read: develop it to TIFF or PNG first"
+_RAW_SUFFIXES = (
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf "
+    ".srw .x3f"
+)
+UNREAD: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys((".heic", ".heif", ".hif"), _HEIC) | dict.fromkeys(_RAW_SUFFIXES.split(), _RAW)
+)
+"""Suffixes, in lower case, of pictures that a walk through a folder finds and cannot take, and why."""
 
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
@@ -83,6 +98,7 @@ class Picture:
     dpi: tuple[float, float] | None = None  # horizontal, vertical, after the orientation was applied
     format: str | None = None  # Pillow's name of the file's format
     notes: tuple[str, ...] = ()  # what was reduced on reading, one clause each
+    lossy: Lossy | None = None  # how hard the file was compressed, where that can be told
 
     @property
     def height(self) -> int:
@@ -91,6 +107,11 @@ class Picture:
     @property
     def width(self) -> int:
         return int(self.pixels.shape[1])
+
+    @cached_property
+    def is_grey(self) -> bool:
+        """Whether every pixel that alpha does not hide has no colour (R = G = B), however many channels there are."""
+        return _is_grey(self.pixels, self.alpha)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -138,6 +159,7 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
         if image.format == "JPEG2000":
             _check_codestream_ends(stream, name)
         picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream))
+        picture = replace(picture, lossy=lossy_of(image, stream))
     if frames > 1:
         picture = replace(picture, notes=(*picture.notes, f"only the first of {frames} frames was read"))
     return picture
@@ -340,7 +362,7 @@ def _samples_of_palette(image: Image.Image) -> _Samples:
     bands = np.array(image.convert("RGBA" if has_alpha else "RGB"))  # (H, W, 3 or 4)
     pixels = bands[..., :3]
     # A profile in a palette file is one for RGB, which grey pixels could not keep.
-    if "icc_profile" not in image.info and _all_grey(pixels):
+    if "icc_profile" not in image.info and _is_grey(pixels):
         pixels = pixels[..., :1]
     return _Samples(pixels, bands[..., 3] if has_alpha else None)
 
@@ -391,8 +413,27 @@ def _cmyk_to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
         return None
 
 
-def _all_grey(pixels: Array) -> bool:
-    return bool((pixels[..., :1] == pixels).all())
+def _is_grey(pixels: Array, alpha: Array | None = None) -> bool:
+    """Whether all channels (H, W, C) are equal, wherever alpha (H, W) is not 0."""
+    if pixels.shape[2] == 1:
+        return True
+    step = max(1, _LOOKED_AT_TOGETHER // pixels.shape[1])
+    for start in range(0, len(pixels), step):  # most pictures show in their first rows that they have colour
+        rows = slice(start, start + step)
+        coloured = (pixels[rows, :, 1:] != pixels[rows, :, :1]).any(axis=2)
+        if (coloured if alpha is None else coloured & (alpha[rows] != 0)).any():
+            return False
+    return True
+
+
+def without_colour(pixels: Array, alpha: Array | None = None) -> Array:
+    """Pixels (H, W, 3) whose channels become their mean wherever alpha (H, W) is not 0: what comes of a picture that `is_grey`."""
+    grey = np.empty_like(pixels)
+    step = max(1, _LOOKED_AT_TOGETHER // pixels.shape[1])
+    for start in range(0, len(pixels), step):
+        rows = slice(start, start + step)
+        grey[rows] = (pixels[rows].sum(axis=2, keepdims=True, dtype=np.uint32) + 1) // 3  # rounded: thirds are never halves
+    return grey if alpha is None else np.where(alpha[..., None] != 0, grey, pixels)
 
 
 def _transparent_byte(image: Image.Image, stored_bits: int) -> Any:
@@ -419,24 +460,28 @@ class _Writer:
     modes: frozenset[str]  # those of L, LA, RGB, RGBA and I;16 that the format holds
     metadata: bool  # ICC and EXIF
     options: Mapping[str, Any]
+    longest: int | None = None  # side, in pixels
+    largest: int | None = None  # area
 
 
-# A result should not lose a second time what the model has kept. So lossless wherever the format can: WebP too, whose
-# lossy kind halves the resolution of colour. JPEG and AVIF cannot, through Pillow: there 95 with full colour (4:4:4), and alpha
-# as it is.
+# A result should not lose a second time what the model has kept. So, where nothing else is asked for, lossless wherever the format
+# can: WebP too, whose lossy kind halves the resolution of colour. JPEG and AVIF cannot, through Pillow: there 95 with full colour
+# (4:4:4), and alpha as it is. The bounds of AVIF are those of libavif on reading.
 _AVIF_OPTIONS = {"quality": 95, "subsampling": "4:4:4", "advanced": {"alpha:lossless": "1"}}
 _WRITERS: Mapping[str, _Writer] = MappingProxyType(
     {
         "PNG": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
         "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {"compression": "tiff_adobe_deflate"}),
-        "JPEG": _Writer(frozenset({"L", "RGB"}), True, {"quality": 95, "subsampling": "4:4:4"}),
-        "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}),  # exact: colour under alpha 0
-        "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, _AVIF_OPTIONS),
+        "JPEG": _Writer(frozenset({"L", "RGB"}), True, {"quality": 95, "subsampling": "4:4:4"}, longest=65500),
+        # exact: colour under alpha 0
+        "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}, longest=16383),
+        "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, _AVIF_OPTIONS, longest=32768, largest=16384 * 16384),
         "JPEG2000": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {}),
         "BMP": _Writer(frozenset({"L", "RGB"}), False, {}),
         "PPM": _Writer(frozenset({"L", "RGB", "I;16"}), False, {}),
     }
 )
+LOSSY_FORMATS = frozenset({"JPEG", "WEBP", "AVIF"})
 _DPI_IN_EXIF = frozenset({"WEBP", "AVIF"})
 _DPI_NOWHERE = frozenset({"PPM", "JPEG2000"})
 
@@ -450,17 +495,33 @@ def format_of(path: Place) -> str:
         raise UsageError(f"{path} has {suffix}: choose one of {', '.join(FORMATS)}") from None
 
 
-def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "the picture") -> tuple[str, ...]:
+def why_not(picture: Picture, format: str, name: str = "the picture") -> str:
+    """Why a format of FORMATS cannot hold the picture, as a clause, or "" if it can. Pixels other than alpha are not looked at."""
+    writer, (height, width) = _WRITERS[format], picture.pixels.shape[:2]
+    size = f"{name} ({width} x {height} pixels) cannot be written as {format}"
+    if writer.longest and max(height, width) > writer.longest:
+        return f"{size} (a side has up to {writer.longest:,})"
+    if writer.largest and height * width > writer.largest:
+        return f"{size} (it has up to {writer.largest:,})"
+    if picture.alpha is None or _holds_alpha(writer) or not (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
+        return ""
+    return f"{format} cannot hold the transparency of {name}"
+
+
+def write_picture(
+    picture: Picture, target: BinaryIO, format: str, name: str = "the picture", *, lossy: Lossy | None = None
+) -> tuple[str, ...]:
     """Writes the picture in one of the formats of FORMATS and returns what was reduced on writing, one clause each.
 
-    Raises AecliError if the format cannot hold its transparency or its size; `target` is then untouched.
+    lossy: how hard JPEG, WebP (which at 100 is lossless) and AVIF compress; None takes what loses least. Raises AecliError if the
+    format cannot hold the picture; `target` is then untouched.
     """
     writer = _WRITERS.get(format)
     if writer is None:
         raise AecliError(f"{name} cannot be written as {format}: choose one of {', '.join(_WRITERS)}")
-    if not _holds_alpha(writer) and picture.alpha is not None:
-        if (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
-            raise AecliError(f"{format} cannot hold the transparency of {name}: choose .png")
+    if reason := why_not(picture, format, name):
+        raise AecliError(f"{reason}: choose .png")
+    if not _holds_alpha(writer):
         picture = replace(picture, alpha=None)
     image, notes = (None, ()) if format in _DEEP_FORMATS and _is_deep(picture) else _image_for(picture, writer)
     mode = image.mode if image else _pillow_mode(picture)
@@ -468,7 +529,8 @@ def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "
     try:
         metadata, metadata_notes = _metadata_for(picture, mode, format)
         if image:
-            image.save(buffer, format, **_options_for(writer, mode, metadata), **metadata)
+            options = _options_for(writer, mode, metadata) | _compression(format, mode, lossy)
+            image.save(buffer, format, **options, **metadata)
         else:
             from aecli.deep_colour import WRITERS
 
@@ -503,6 +565,15 @@ def _options_for(writer: _Writer, mode: str, metadata: Mapping[str, Any]) -> dic
     if "exif" in metadata:
         options.pop("compression", None)  # libtiff, which compresses, fails on EXIF
     return options
+
+
+def _compression(format: str, mode: str, lossy: Lossy | None) -> dict[str, Any]:
+    if lossy is None or format not in LOSSY_FORMATS:
+        return {}
+    options: dict[str, Any] = {"quality": lossy.quality}
+    if format == "WEBP":
+        return options | {"lossless": lossy.quality == 100}
+    return options if mode == "L" else options | {"subsampling": lossy.subsampling}
 
 
 def _holds_alpha(writer: _Writer) -> bool:

@@ -108,11 +108,14 @@ class Candidate:
         return self.model.config.latent_dim
 
 
+def largest_dim(data: FeatureData) -> int:
+    """As many components as PCA can have."""
+    return min(math.prod(data.shape), len(data.train))
+
+
 def check_dims(dims: Sequence[int], data: FeatureData) -> None:
     """Raises UsageError where PCA cannot have so many components."""
-    channels, height, width = data.shape
-    pixels = channels * height * width
-    largest = min(pixels, len(data.train))
+    pixels, largest = math.prod(data.shape), largest_dim(data)
     wrong = [d for d in dims if not 1 <= d <= largest]
     if wrong or not dims:
         count, what = (pixels, "value") if pixels == largest else (largest, "training picture")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
-from aecli.batch import ExistsError, Job, atomic_write, check_target, exists
+from aecli.batch import ExistsError, Job, atomic_write, check_target, exists, put_into
 from aecli.errors import AecliError, is_out_of_memory
 
 R = TypeVar("R")
@@ -31,6 +31,10 @@ AHEAD = 1  # sources read, or being read, before the network needs them
 BEHIND = 1  # results that wait to be written, or are being written; those of a call of the network count as one
 TOGETHER = 16  # small pictures that the network does in one call; as many are read ahead
 PATIENCE = 0.2  # seconds between looks at whether the work is to end
+
+
+class SkippedError(AecliError):
+    """Raised by work that leaves a file alone, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,15 @@ class Work(Generic[R, P]):
 
     read: from the source to what the network takes; runs beside `process`, so it must leave the network alone. process: the
     network; the only part in the caller's thread. write: puts the result into a stream, and returns what is to be told of it.
-    several: `process` for small pictures, where one call for many is faster.
+    several: `process` for small pictures, where one call for many is faster. settle: the job with the place that its result gets,
+    once it is known what was read; what it raises is raised before any time is spent on the network.
     """
 
     read: Callable[[Job], R]
     process: Callable[[Job, R], P]
     write: Callable[[Job, P, BinaryIO], Mapping[str, object]]
     several: Several[R, P] | None = None
+    settle: Callable[[Job, R], Job] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Task:
         start = perf_counter()
         try:
             self.value = part()
+        except SkippedError as reason:
+            self.value, self.message = None, str(reason)
         except Exception as error:
             self.value, self.error = None, error
         self.seconds += perf_counter() - start
@@ -131,9 +139,7 @@ class Steps:
 
     def read(self, task: Task) -> None:
         """Look whether there is anything to do, and read the source."""
-        if self.skip_existing and task.job.target is not None and exists(task.job.target):
-            task.message = f"{task.job.target} exists"
-        task.attempt(lambda: self._begin(task.job))
+        task.attempt(lambda: self._begin(task))
 
     def kind(self, task: Task) -> Hashable:
         """Equal for tasks that have been read and can be processed together, otherwise None."""
@@ -163,10 +169,24 @@ class Steps:
         if self.skip_existing and isinstance(task.error, ExistsError):  # another process was quicker
             task.message = f"{task.job.target} exists"
 
-    def _begin(self, job: Job) -> Any:
-        if job.target is not None:
-            check_target(job.target, overwrite=self.overwrite)  # before any time is spent on what cannot be written
-        return self.work.read(job)
+    def _begin(self, task: Task) -> Any:
+        if task.job.skip:
+            raise SkippedError(task.job.skip)
+        self._check(task.job)
+        value = self.work.read(task.job)
+        if self.work.settle is not None:
+            planned, task.job = task.job, self.work.settle(task.job, value)
+            if task.job.target != planned.target:
+                self._check(task.job)
+        return value
+
+    def _check(self, job: Job) -> None:
+        """Before any time is spent on what is there, or cannot be written."""
+        if job.target is None or job.into:
+            return
+        if self.skip_existing and exists(job.target):
+            raise SkippedError(f"{job.target} exists")
+        check_target(job.target, overwrite=self.overwrite)
 
     def _write(self, task: Task) -> Mapping[str, object]:
         with _result_stream(task.job, self.overwrite, self.stdout) as stream:
@@ -281,12 +301,15 @@ class _Run:
 
 @contextmanager
 def _result_stream(job: Job, overwrite: bool, stdout: BinaryIO) -> Iterator[BinaryIO]:
-    if job.target is not None:
+    if job.target is not None and not job.into:
         with atomic_write(job.target, overwrite=overwrite) as stream:
             yield stream
         return
     buffer = io.BytesIO()  # a pipe cannot be taken back: nothing goes out before all is there
     yield buffer
+    if job.target is not None:
+        put_into(job.target, buffer.getvalue())
+        return
     try:
         stdout.write(buffer.getbuffer())
         stdout.flush()

@@ -140,7 +140,7 @@ class _Worker:
             value = task.value
             steps.write(task)
             if again and isinstance(task.error, ExistsError):
-                compare = partial(self._compare, job, value, task.error)
+                compare = partial(self._compare, task.job, value, task.error)
                 task.error = None
                 task.attempt(compare)
             self._written.append(number)

@@ -44,7 +44,7 @@ def arriving(plan: Callable[[], Sequence[Job]], complain: Callable[[str], None])
             elif time.monotonic() - since >= AT_REST:
                 del seen[job.name]
                 taken[job.name] = state
-                results |= {identity_of(job.target)} if job.target else set()
+                results |= {identity_of(place) for place in (job.target, job.instead) if place is not None}
                 yield job
         time.sleep(PAUSE)
 

@@ -27,14 +27,19 @@ def make(*names):
         Path(name).write_text(f"content of {name}")
 
 
-def find(*arguments, recursive=False, files_from=None, null_separated=False, stdin=b""):
+KINDS = frozenset({".png", ".jpg"})
+MORE_KINDS = frozenset({".png", ".gif", ".pfm", ".bmp"})
+
+
+def find(*arguments, recursive=False, files_from=None, null_separated=False, stdin=b"", unread=None, suffixes=KINDS):
     return find_inputs(
         arguments,
         recursive=recursive,
         files_from=files_from,
         null_separated=null_separated,
-        suffixes=frozenset({".png", ".jpg"}),
+        suffixes=suffixes,
         stdin=io.BytesIO(stdin),
+        unread=unread or {},
     )
 
 
@@ -42,8 +47,13 @@ def denoised(path):
     return f"{path.stem}.denoised{path.suffix}"
 
 
-def plan(*arguments, output=None, rename=denoised, overwrite=False, besides=(), **options):
-    return plan_outputs(find(*arguments, **options), output, rename=rename, overwrite=overwrite, besides=besides)
+def denoised_png(path):
+    return f"{path.stem}.denoised.png"
+
+
+def plan(*arguments, output=None, rename=denoised, rename_instead=None, overwrite=False, besides=(), **options):
+    found = find(*arguments, **options)
+    return plan_outputs(found, output, rename=rename, rename_instead=rename_instead, overwrite=overwrite, besides=besides)
 
 
 def targets(jobs):
@@ -129,6 +139,29 @@ def test_names_come_from_a_list_or_from_standard_input():
     assert [str(item.path) for item in find(files_from="-", stdin=b"b c.png\na.png")] == ["b c.png", "a.png"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_from_windows_may_begin_with_a_byte_order_mark(encoding):
+    Path("list.txt").write_bytes("ü.png\r\nb.png\r\n".encode(encoding))
+    assert [str(item.path) for item in find(files_from="list.txt")] == ["ü.png", "b.png"]
+    assert find(files_from="-", null_separated=True, stdin=b"\xef\xbb\xbf.png")[0].path.name == "\ufeff.png"
+
+
+def test_files_of_a_kind_that_is_not_read_are_listed_with_the_reason_and_those_alone_are_nothing_to_read():
+    make("in/a.png", "in/b.HEIC", "in/c.heic", "in/d.txt", "raw/x.heic", "raw/y.heic")
+    unread = {".heic": "HEIC is not read"}
+    found = find("in", unread=unread)
+    assert [(item.relative.name, item.unread) for item in found] == [("a.png", "")] + [
+        (n, unread[".heic"]) for n in ("b.HEIC", "c.heic")
+    ]
+    jobs = plan("in", unread=unread, output="out", rename=lambda path: f"{path.stem}.png")
+    assert [job.skip for job in jobs] == ["", unread[".heic"], unread[".heic"]]
+    with pytest.raises(
+        UsageError, match=r"^there is nothing to read: raw.x\.heic is left out, and 1 more like it \(HEIC is not read\)$"
+    ):
+        find("raw", unread=unread)
+    assert find("raw/x.heic", unread=unread)[0].unread == ""  # whoever names it learns what is wrong with it
+
+
 def test_null_separated_names_may_hold_newlines_and_bytes_that_are_no_text():
     names = [b"new\nline.png", b"latin-\xe9.png", b"-"]
     found = find(files_from="-", null_separated=True, stdin=b"\0".join(names) + b"\0")
@@ -207,8 +240,49 @@ def test_the_tree_is_kept_so_that_equal_names_do_not_collide():
 def test_two_results_of_one_name_are_refused_before_any_work():
     with pytest.raises(UsageError, match=r"^x.a\.png and y.a\.png would both be written to out.a\.denoised\.png: "):
         plan("x/a.png", "y/a.png", output="out")
-    with pytest.raises(UsageError, match=r"^x.a\.jpg and x.a\.png would both be written to out.a\.npz: rename one of them"):
-        plan("x/a.jpg", "x/a.png", output="out", rename=lambda path: f"{path.stem}.npz")
+    with pytest.raises(
+        UsageError, match=r"^x.a\.gif and x.a\.gif\.png would both be written to out.a\.gif\.png: rename one of them"
+    ):
+        plan("x/a.gif", "x/a.png", "x/a.gif.png", output="out", rename=lambda path: f"{path.stem}.png")
+
+
+def test_results_of_one_name_in_a_folder_are_told_apart():
+    make("in/a.gif", "in/a.pfm", "in/a.png", "in/b.gif")
+    jobs = plan("in", rename=denoised_png, suffixes=MORE_KINDS)
+    assert targets(jobs) == ["in/a.gif.denoised.png", "in/a.pfm.denoised.png", "in/a.denoised.png", "in/b.denoised.png"]
+    apart = ("named apart from the result of a.png",)
+    assert [job.notes for job in jobs] == [apart, apart, (), ()]
+    make(*targets(jobs))
+    assert targets(plan("in", rename=denoised_png, suffixes=MORE_KINDS)) == targets(jobs)
+    for path in Path("in").glob("*.denoised.png"):
+        path.unlink()
+    codes = plan("in", suffixes=MORE_KINDS, output="out", rename=lambda path: f"{path.stem}.npz")[:3]
+    assert targets(codes) == ["out/a.gif.npz", "out/a.pfm.npz", "out/a.png.npz"]  # none of them has more of a right to a.npz
+
+
+def test_a_result_has_another_name_for_the_case_that_its_format_cannot_hold_it_which_no_other_has():
+    make("in/a.bmp", "in/a.png", "in/b.bmp", "in/c.png")
+    jobs = plan("in", rename_instead=denoised_png, suffixes=MORE_KINDS)
+    assert [job.instead and job.instead.as_posix() for job in jobs] == ["in/a.bmp.denoised.png", None, "in/b.denoised.png", None]
+    make("in/b.denoised.png", "in/a.bmp.denoised.png")
+    assert plan("in", rename_instead=denoised_png, suffixes=MORE_KINDS) == jobs
+    (named,) = plan("in/a.bmp", output="out.bmp", rename_instead=denoised_png)
+    assert named.instead is None
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_has_several_names(name):
+    assert plan("a.png", output=name) == plan("a.png", output="-")
+    with pytest.raises(UsageError, match=r"^2 results cannot all go to standard output"):
+        plan("a.png", "b.png", output=name)
+
+
+def test_a_single_result_goes_into_a_pipe_that_is_named_and_several_do_not():
+    os.mkfifo("pipe")
+    assert plan("a.png", output="pipe") == [Job(Path("a.png"), Path("pipe"), "a.png", into=True)]
+    assert plan("a.png", output="/dev/null")[0].into
+    with pytest.raises(UsageError, match=r"^pipe is a device or a pipe, but the results need a folder"):
+        plan("a.png", "b.png", output="pipe")
 
 
 def test_several_results_do_not_fit_into_a_file_or_standard_output():

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import re
+import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -225,6 +227,132 @@ def test_denoise_in_a_pipe(aecli, photo):
     assert (picture.format, picture.size) == ("PNG", (64, 48))
 
 
+@pytest.mark.parametrize("command", ["denoise photo.png --sigma 5 -w {tiny-denoiser}", "decode photo.npz -w {tiny-codec}"])
+def test_the_format_can_be_asked_for(aecli, photo, tmp_path, command):
+    aecli("encode photo.png -w {tiny-codec}")
+    ending = "denoised" if "denoise" in command else "decoded"
+    for name, format in (("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF"), ("tif", "TIFF")):
+        assert aecli(f"{command} --format {name}").exit_code == 0
+        assert opened(tmp_path / f"photo.{ending}.{name}").format == format
+    assert aecli(f"{command} --format webp -o nameless").exit_code == 0
+    assert opened(tmp_path / "nameless").format == "WEBP"
+    piped = aecli(f"{command} --format webp --output-quality 40 -o -").stdout_bytes
+    assert abs(read_picture(piped).lossy.quality - 40) <= 3
+    assert_one_sentence(aecli(f"{command} --format gif"), 2, "--format gif is not known: give one of png, jpg, webp, avif, tif")
+    assert_one_sentence(aecli(f"{command} --format tif --output-quality 3"), 2, "--output-quality is of no use")
+    assert_one_sentence(aecli(f"{command} --format jpg -o a.png"), 2, "a.png is no name for --format jpg")
+    assert "PNG loses nothing, whatever --output-quality says" in aecli(f"{command} -o b.png --output-quality 3").stderr
+
+
+def test_a_result_is_compressed_about_as_hard_as_its_input_unless_told_otherwise(aecli, photo, tmp_path):
+    for name, options in {"a.jpg": {"quality": 70}, "b.webp": {"quality": 70}, "c.webp": {"lossless": True}}.items():
+        opened(photo).save(tmp_path / name, **options)
+    inputs = {name: read_picture(tmp_path / name).lossy for name in ("a.jpg", "b.webp")}
+    assert aecli("denoise a.jpg b.webp c.webp --strength 0 -o same/ -w {tiny-denoiser}").exit_code == 0
+    assert read_picture(tmp_path / "same/a.jpg").lossy == inputs["a.jpg"]
+    assert abs(read_picture(tmp_path / "same/b.webp").lossy.quality - inputs["b.webp"].quality) <= 3
+    np.testing.assert_array_equal(opened("same/c.webp"), opened(photo))
+    assert aecli("denoise a.jpg b.webp c.webp --strength 0 -o told/ --output-quality 92 -w {tiny-denoiser}").exit_code == 0
+    assert [read_picture(tmp_path / f"told/{name}").lossy.quality for name in ("a.jpg", "b.webp", "c.webp")] == pytest.approx(
+        [92, 92, 92], abs=3
+    )
+    assert aecli("denoise a.jpg --strength 0 --format webp -w {tiny-denoiser}").exit_code == 0
+    assert abs(read_picture(tmp_path / "a.denoised.webp").lossy.quality - 70) <= 6
+
+
+def glass(photo):
+    """The photograph, half of it transparent."""
+    image = opened(photo).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def test_a_picture_that_its_name_cannot_hold_fails_before_the_network_runs_where_the_name_was_given(aecli, photo, monkeypatch):
+    glass(photo).save(photo.with_name("glass.webp"))
+    aecli("encode glass.webp -w {tiny-codec}")
+    monkeypatch.setattr("aecli.models.denoiser.Denoiser.forward", None)
+    monkeypatch.setattr("aecli.compression.StreamCoder.decode", None)
+    transparency = "cannot hold the transparency of glass"
+    assert_one_sentence(
+        aecli("denoise glass.webp --sigma 5 -o a.jpg -w {tiny-denoiser}"), 1, f"JPEG {transparency}.webp: choose .png"
+    )
+    assert_one_sentence(aecli("decode glass.npz -o a.bmp -w {tiny-codec}"), 1, f"BMP {transparency}.npz: choose .png")
+    piped = aecli("denoise glass.webp --sigma 5 --format jpg -o - -w {tiny-denoiser}")
+    assert_one_sentence(piped, 1, f"JPEG {transparency}.webp: choose .png")
+    Image.new("RGB", (16384, 1)).save(photo.with_name("wide.png"))
+    line = "denoise wide.png --sigma 5 -o wide.webp -w {tiny-denoiser}"
+    assert_one_sentence(aecli(line), 1, "wide.png (16384 x 1 pixels) cannot be written as WEBP", "choose .png")
+
+
+def test_a_picture_that_its_name_cannot_hold_becomes_a_png_where_the_name_was_ours(aecli, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):  # which hold WebP all the same
+        glass(photo).save(folder / name, "WEBP", lossless=True)
+    opened(photo).save(folder / "b.png")
+    done = aecli("denoise in --sigma 5 -o out --json -w {tiny-denoiser}")
+    assert done.exit_code == 0
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [values["output"] for values in told] == ["out/a.png", "out/b.jpg.png", "out/b.png"]
+    assert told[0]["notes"] == ["written as PNG, as JPEG cannot hold the transparency of the picture"] and told[2]["notes"] == []
+    assert opened("out/a.png").mode == opened("out/b.jpg.png").mode == "RGBA"
+    again = aecli("denoise in --sigma 5 -o out --skip-existing --json -w {tiny-denoiser}")
+    assert [json.loads(line)["status"] for line in again.stdout.splitlines()] == ["skipped"] * 3
+    assert aecli("encode in -o codes -w {tiny-codec}").exit_code == 0
+    assert aecli("decode codes -o back --format jpg -w {tiny-codec}").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["a.png", "b.jpg.png", "b.png.jpg"]
+    piped = aecli("denoise - --sigma 5 -w {tiny-denoiser}", stdin=encoded_bmp(glass(photo)))
+    assert opened(io.BytesIO(piped.stdout_bytes)).format == "PNG" and "as BMP cannot hold the transparency" in piped.stderr
+
+
+def encoded_bmp(image):
+    """32 bits a pixel, with a header that says where alpha is, which Pillow reads but does not write."""
+    header = struct.pack("<IiiHHIIiiII5I", 56, *image.size, 1, 32, 3, 0, 0, 0, 0, 0, 0xFF, 0xFF00, 0xFF0000, 0xFF000000, 0)
+    pixels = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes()
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
+
+
+def test_equal_names_and_unread_kinds_do_not_end_a_folder(aecli, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "a.gif"):
+        opened(photo).save(folder / name)
+    for name in ("b.HEIC", "c.dng"):
+        (folder / name).write_bytes(b"something")
+    done = aecli("denoise in --sigma 5 -w {tiny-denoiser}")
+    assert done.exit_code == 0
+    assert {path.name for path in folder.glob("*.denoised.*")} == {"a.denoised.png", "a.gif.denoised.png"}
+    assert "; named apart from the result of a.png" in done.stderr
+    assert "in/b.HEIC skipped: HEIC is not read: convert it" in done.stderr
+    assert "in/c.dng skipped: a camera's raw file is not read: develop it" in done.stderr
+    assert re.search(r"\n +4 +2 +2 +0 ", done.stderr)
+    encoded = aecli("encode in -o codes --json -w {tiny-codec}")
+    assert [json.loads(line)["status"] for line in encoded.stdout.splitlines()].count("skipped") == 2
+    assert {"a.png.npz", "a.gif.npz"} <= {path.name for path in (tmp_path / "codes").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["-x.png", "-r.png", "--sigma.png", "-o.png"])
+def test_a_name_that_begins_with_a_dash_is_explained(aecli, photo, name):
+    photo.rename(photo.with_name(name))
+    line = f"denoise {name} --sigma 5 -w {{tiny-denoiser}}"
+    if name != "-o.png":  # which means --output .png
+        assert_one_sentence(aecli(line), 2, f"{name} is taken for an option: write ./{name}, or -- before the names of files")
+    assert aecli(f"denoise --sigma 5 -w {{tiny-denoiser}} -- {name}").exit_code == 0
+    assert aecli(f"denoise ./{name} -o ./-y.png --sigma 5 -w {{tiny-denoiser}}").exit_code == 0
+    assert "No such option" in aecli("denoise -z.png").stderr
+
+
+def test_results_go_into_standard_output_and_pipes_by_name(aecli, photo, tmp_path):
+    piped = aecli("denoise photo.png --sigma 5 -o /dev/stdout -w {tiny-denoiser}").stdout_bytes
+    assert opened(io.BytesIO(piped)).format == "PNG"
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as reader:
+        for line in ("denoise photo.png --sigma 5 -o pipe -w {tiny-denoiser}", "encode photo.png -o pipe -w {tiny-codec}"):
+            received = reader.submit((tmp_path / "pipe").read_bytes)
+            assert aecli(line).exit_code == 0
+            assert received.result()[:4] == (b"\x89PNG" if "denoise" in line else b"PK\3\4")
+
+
 def test_a_feature_autoencoder_denoises_in_patches(aecli, photo):
     assert aecli("denoise photo.png --weights {tiny-dense-denoiser}").exit_code == 0
     assert opened(photo.with_name("photo.denoised.png")).size == (64, 48)
@@ -300,6 +428,36 @@ def test_encode_reports_the_bytes_of_the_file(aecli, photo):
     assert result["bits_per_pixel"] == pytest.approx(8 * size / (64 * 48), abs=1e-4)
     assert result["ratio"] == pytest.approx(photo.stat().st_size / size, abs=1e-3)
     assert result["psnr"] > 0
+
+
+def test_encode_says_that_a_file_is_larger_than_its_input_and_can_skip_it(aecli, photo, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "black.png")
+    done = aecli("encode black.png photo.png -o out -w {tiny-codec}")
+    sizes = {path.stem: path.stat().st_size for path in (tmp_path / "out").iterdir()}
+    times = sizes["black"] / (tmp_path / "black.png").stat().st_size
+    assert times > 2 and sizes["photo"] < photo.stat().st_size
+    assert f"{times:.1f} times as large as the input" in done.stderr and "1/0." not in done.stderr
+    assert f"1/{photo.stat().st_size / sizes['photo']:.1f} of the input" in done.stderr
+    line = "encode black.png photo.png -o again --skip-larger --json -w {tiny-codec}"
+    skipped, told = map(json.loads, aecli(line).stdout.splitlines())
+    assert (skipped["status"], told["status"]) == ("skipped", "done")
+    assert skipped["message"] == f"the .npz would be {times:.1f} times as large as the input, which is kept"
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["photo.npz"]
+
+
+def test_max_bytes_below_what_the_metadata_takes_names_strip(aecli, photo):
+    with Image.open(photo) as image:
+        exif = Image.Exif()
+        exif[0x927C] = np.random.default_rng(0).bytes(3000)
+        image.save(photo, exif=exif)
+    said = aecli("encode photo.png --max-bytes 2k")
+    assert_one_sentence(said, 1, "no quality comes to 2,000 bytes", "EXIF, colour profile and resolution take 3,", "pass --strip")
+    smallest = int(re.search(r"the smallest file has (\d+)\n", said.stderr)[1])
+    assert json.loads(aecli("encode photo.png -q 0 --strip --json -o a.npz").stdout)["bytes"] == smallest
+    assert "pass --strip" in aecli("encode photo.png --bpp 5").stderr
+    assert aecli("encode photo.png --max-bytes 2k --strip").exit_code == 0
+    assert_one_sentence(aecli("encode photo.png --max-bytes 100 --overwrite"), 1, "pass --strip, and the smallest file has")
+    assert "--strip" not in aecli("encode photo.png --max-bytes 100 --strip --overwrite").stderr
 
 
 @pytest.mark.parametrize("option", ["--max-bytes 0.0007M", "--max-bytes .7k", "--max-bytes 700"])

@@ -128,6 +128,28 @@ def test_grey_comes_back_grey(codec, small_photograph):
     assert decoded.mode == "L"
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_rgb_without_colour_comes_back_without_colour(coder, small_photograph, dtype):
+    grey = np.repeat(small_photograph.pixels[..., 1:2], 3, axis=2).astype(dtype) * (257 if dtype == np.uint16 else 1)
+    decoded = decode(encode_picture(replace(small_photograph, pixels=grey, icc=ICC), coder), coder)
+    assert decoded.pixels.shape == (96, 128, 3) and decoded.icc == ICC
+    assert np.ptp(decoded.pixels, axis=2).max() == 0
+    coloured = decode(encode_picture(small_photograph, coder), coder)
+    assert coloured.is_grey is (coder.weights.name == "tiny-dense")  # which has learned grey pictures alone
+
+
+def test_what_alpha_hides_keeps_its_colour_in_a_grey_picture(codec, small_photograph):
+    alpha = np.full((96, 128), 255, np.uint8)
+    alpha[:, 64:] = 0
+    pixels = small_photograph.pixels.copy()
+    pixels[:, :64] = pixels[:, :64, 1:2]
+    decoded = decode(encode_picture(replace(small_photograph, pixels=pixels, alpha=alpha), codec), codec)
+    spread = np.ptp(decoded.pixels, axis=2)
+    assert spread[:, :64].max() == 0 and spread[:, 64:].max() > 0
+    pixels[0, 0] = 1, 2, 3
+    assert "grey" not in read_container(encode_picture(replace(small_photograph, pixels=pixels, alpha=alpha), codec), "a")[0]
+
+
 @pytest.mark.parametrize("kind", ["codec", "dense"])
 def test_alpha_profile_and_metadata_survive(kind, request, small_photograph):
     coder = request.getfixturevalue(kind)

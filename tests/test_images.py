@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -26,8 +27,11 @@ from aecli.images import (
     from_pil,
     read_picture,
     to_pil,
+    why_not,
+    without_colour,
     write_picture,
 )
+from aecli.lossy import Lossy
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -500,11 +504,60 @@ def test_a_grey_profile_does_not_go_with_colours():
     assert read_picture(written(picture, "WEBP")).icc is None  # WebP has RGB only
 
 
+@pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 90, 99, 100])
+@pytest.mark.parametrize(("subsampling", "name"), [(0, "4:4:4"), (1, "4:2:2"), (2, "4:2:0")])
+def test_the_quality_of_a_jpeg_file_is_told_by_its_tables(quality, subsampling, name):
+    image = Image.fromarray(some_rgb())
+    picture = read_picture(encoded(image, "JPEG", quality=quality, subsampling=subsampling))
+    assert picture.lossy == Lossy(quality, name)
+    again = io.BytesIO()
+    write_picture(picture, again, "JPEG", lossy=picture.lossy)
+    assert read_picture(again.getvalue()).lossy == picture.lossy
+    assert read_picture(encoded(image.convert("L"), "JPEG", quality=quality)).lossy.quality == quality
+
+
+@pytest.mark.parametrize("quality", [10, 40, 75, 90])
+def test_the_quality_of_a_lossy_webp_file_is_told_by_its_header(quality):
+    image = Image.open(Path(__file__).parent / "data/arches.png")
+    several = {"icc_profile": bytes(70_001), "exif": b"Exif\0\0" + bytes(9)}  # chunks before the picture's
+    for options in ({}, several, {"method": 0}):
+        found = read_picture(encoded(image, "WEBP", quality=quality, **options)).lossy
+        assert found.subsampling == "4:2:0" and abs(found.quality - quality) <= 2
+    assert read_picture(encoded(image, "WEBP", lossless=True)).lossy is None
+    assert read_picture(encoded(image, "PNG")).lossy is None
+
+
+def test_how_hard_results_are_compressed_can_be_told():
+    picture = read_picture(Path(__file__).parent / "data/arches.png")
+    for format in ("JPEG", "WEBP", "AVIF"):
+        sizes = []
+        for lossy in (Lossy(30, "4:2:0"), Lossy(80, "4:2:0"), Lossy(80, "4:4:4"), None):
+            target = io.BytesIO()
+            write_picture(picture, target, format, lossy=lossy)
+            sizes.append(len(target.getvalue()))
+        assert sizes == sorted(sizes) and len(set(sizes)) >= 3
+    target = io.BytesIO()
+    write_picture(picture, target, "WEBP", lossy=Lossy(100, "4:4:4"))
+    assert (read_picture(target.getvalue()).pixels == picture.pixels).all()
+
+
 def test_a_size_that_a_format_cannot_hold_is_a_sentence():
     target = io.BytesIO()
     with pytest.raises(AecliError, match=r"^wide\.png \(17000 x 1 pixels\) cannot be written as WEBP .*: choose \.png"):
         write_picture(from_array(np.zeros((1, 17000), np.uint8)), target, "WEBP", "wide.png")
     assert target.getvalue() == b""
+
+
+@pytest.mark.parametrize(("format", "side"), [("JPEG", 65500), ("WEBP", 16383), ("AVIF", 32768)])
+def test_the_largest_picture_that_a_format_holds_is_read_again_and_a_larger_one_is_known_before(format, side):
+    fits = from_array(np.zeros((side, 1, 3), np.uint8))
+    assert why_not(fits, format) == ""
+    assert read_picture(written(fits, format)).pixels.shape == (side, 1, 3)
+    reason = rf"the picture \(1 x {side + 1} pixels\) cannot be written as {format} \(a side has up to {side:,}\)"
+    assert re.fullmatch(reason, why_not(from_array(np.zeros((side + 1, 1), np.uint8)), format))
+    assert why_not(from_array(np.zeros((side + 1, 1), np.uint8)), "PNG") == ""
+    area = replace(fits, pixels=np.broadcast_to(np.uint8(0), (16385, 16384, 3)))
+    assert ("it has up to 268,435,456" in why_not(area, format)) is (format == "AVIF")
 
 
 def test_formats_go_by_suffix(tmp_path):
@@ -577,3 +630,23 @@ def test_from_pil_leaves_the_image_alone_and_takes_its_metadata():
 def test_to_pil_hands_the_metadata_on_to_whoever_saves():
     picture = replace(from_array(some_rgb()), icc=SRGB, dpi=(72, 72))
     assert read_picture(encoded(to_pil(picture), "PNG")).icc == SRGB
+
+
+def test_grey_is_what_has_no_colour_that_can_be_seen():
+    grey = np.repeat(some_grey(600, 700)[..., None], 3, axis=2)  # more than is looked at together
+    assert from_array(grey[..., 0]).is_grey and from_array(grey).is_grey and from_array(grey.astype(np.uint16) * 257).is_grey
+    coloured = grey.copy()
+    coloured[-1, -1, 2] ^= 1
+    assert not from_array(coloured).is_grey
+    opaque, hidden = np.full((600, 700), 255, np.uint8), np.full((600, 700), 255, np.uint8)
+    hidden[-1, -1] = 0
+    assert not from_array(np.dstack([coloured, opaque])).is_grey
+    assert from_array(np.dstack([coloured, hidden])).is_grey
+
+
+def test_taking_colour_out_rounds_the_mean_of_the_channels():
+    pixels = np.array([[[0, 0, 1], [0, 1, 1], [255, 255, 254]]], np.uint8)
+    assert without_colour(pixels)[..., 0].tolist() == [[0, 1, 255]]
+    assert without_colour(pixels, np.array([[255, 0, 1]], np.uint8)).tolist() == [[[0, 0, 0], [0, 1, 1], [255, 255, 255]]]
+    deep = np.full((1, 1, 3), 65535, np.uint16)
+    assert (without_colour(deep) == deep).all()

@@ -57,10 +57,18 @@ def assert_one_sentence(done: Result, status: int, sentence: str) -> None:
         {"images": PICTURES},
         {"x_train": PICTURES, "y_train": np.arange(30) % 3, "x_test": PICTURES[:5]},
         {"images": PICTURES, "labels": np.zeros(30, int)},
+        {"images": PICTURES, "labels": np.arange(30.0) % 3},
         {"images": np.full((30, 8, 8), 7, np.uint8), "labels": np.arange(30) % 3},
         {"images": PICTURES[:3]},
     ],
-    ids=["labels missing", "labels of the test set missing", "one class only", "constant", "three pictures"],
+    ids=[
+        "labels missing",
+        "labels of the test set missing",
+        "one class only",
+        "floats that are whole numbers",
+        "constant",
+        "three pictures",
+    ],
 )
 def test_a_right_result(aecli, arrays: dict[str, np.ndarray], command: str) -> None:
     np.savez("data.npz", **arrays)
@@ -82,9 +90,28 @@ def test_a_right_result(aecli, arrays: dict[str, np.ndarray], command: str) -> N
         ({"x_train": PICTURES, "x_test": WITH_NAN}, "x_test of data.npz holds NaN or infinite values (the first in row 7)"),
         ({"images": MIXED}, "images in data.npz holds objects, such as pictures of several sizes"),
         ({"images": PICTURES, "labels": np.arange(9)}, "give one number or word for each of 30 rows"),
-        ({"images": PICTURES, "labels": np.full(30, np.nan)}, "give one number or word for each of 30 rows"),
+        (
+            {"images": PICTURES, "labels": np.full(30, np.nan)},
+            "have values such as nan, which name no class: give one number or word",
+        ),
+        (
+            {"images": PICTURES, "labels": np.arange(30) / 4},
+            "have values such as 0.25, which name no class: give one number or word",
+        ),
+        (
+            {"images": PICTURES, "labels": np.array(["a", None] * 15)},
+            "labels in data.npz holds objects: write the names of the classes",
+        ),
     ],
-    ids=["NaN", "NaN in the test set", "mixed sizes", "too few labels", "labels are NaN"],
+    ids=[
+        "NaN",
+        "NaN in the test set",
+        "mixed sizes",
+        "too few labels",
+        "labels are NaN",
+        "labels are fractions",
+        "labels are objects",
+    ],
 )
 def test_a_sentence(aecli, arrays: dict[str, np.ndarray], sentence: str, command: str) -> None:
     np.savez("data.npz", **arrays)
@@ -132,6 +159,14 @@ def test_dimensions_that_cannot_be(aecli, data: str, dims: str, sentence: str) -
     for name, count in (("data", 30), ("many", 90), ("few", 5), ("two", 2)):
         np.save(f"{name}.npy", np.resize(PICTURES, (count, 8, 8)))
     assert_one_sentence(aecli(f"compare-pca --data {data} --dims={dims}"), 2, sentence)
+
+
+@pytest.mark.parametrize(("count", "dims"), [(2, [1]), (6, [2])])
+def test_of_the_usual_dimensions_those_are_taken_that_few_pictures_have(aecli, count: int, dims: list[int]) -> None:
+    np.save("few.npy", PICTURES[:count])
+    done = aecli("compare-pca --data few.npy --arch dense --epochs 1 --json")
+    assert done.exit_code == 0
+    assert [row["dim"] for row in json.loads(done.stdout)["rows"]] == dims
 
 
 @pytest.mark.parametrize("arch", ["dense", "deep", "sparse", "conv", "vae"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from test_batch import all_files, denoised, find, in_an_empty_folder, make, plan
 from aecli import pipeline
 from aecli.batch import Input, plan_outputs, read_bytes
 from aecli.errors import AecliError
-from aecli.pipeline import Several, Work, run
+from aecli.pipeline import Several, SkippedError, Work, run
 
 __all__ = ["in_an_empty_folder"]  # a fixture that every test here uses by itself
 
@@ -113,6 +114,57 @@ def test_results_that_exist_are_skipped_replaced_or_failures():
     (done,) = do(plan("a.png"), COPY, overwrite=True)
     assert done.status == "done"
     assert Path("a.denoised.png").read_text() == "content of a.png"
+
+
+def test_where_a_result_goes_may_depend_on_what_was_read_and_is_settled_before_the_network_runs():
+    make("a.bmp", "b.bmp", "c.bmp")
+
+    def settle(job, data):
+        if job.name == "b.bmp":
+            raise AecliError("b.bmp does not fit")
+        return replace(job, target=Path(f"{job.source.stem}.png"))
+
+    def process(job, data):
+        assert job.name != "b.bmp" and not Path(job.target).exists()
+        return data
+
+    work = Work(read, process, put, settle=settle)
+    one, two, three = do(plan("a.bmp", "b.bmp", "c.bmp"), work)
+    assert (one.status, one.job.target, two.status, two.message) == ("done", Path("a.png"), "failed", "b.bmp does not fit")
+    assert three.status == "done" and all_files() == ["a.bmp", "a.png", "b.bmp", "c.bmp", "c.png"]
+    (again,) = do(plan("a.bmp"), work, skip_existing=True)
+    assert (again.status, again.message) == ("skipped", "a.png exists")
+    (again,) = do(plan("a.bmp"), work)
+    assert again.message == "a.png exists: pass --overwrite or another --output"
+
+
+def test_work_may_leave_a_file_alone_and_so_may_the_plan():
+    def leave(job, stream):
+        stream.write(b"too much")
+        raise SkippedError("it is small enough")
+
+    make("a.png", "b.heic")
+    (skipped,) = do(plan("a.png"), writing(leave))
+    assert (skipped.status, skipped.message, skipped.error) == ("skipped", "it is small enough", None)
+    (skipped,) = do([replace(job, skip="HEIC is not read") for job in plan("b.heic")], NEVER)
+    assert (skipped.status, skipped.message) == ("skipped", "HEIC is not read")
+    assert all_files() == ["a.png", "b.heic"]
+
+
+def test_a_result_goes_into_a_pipe_or_a_device_which_stay_what_they_are():
+    make("a.png")
+    os.mkfifo("pipe")
+    received = []
+    reader = threading.Thread(target=lambda: received.append(Path("pipe").read_bytes()))
+    reader.start()
+    for name in ("pipe", "/dev/null"):
+        (outcome,) = do(plan("a.png", output=name), COPY, skip_existing=True)
+        assert (outcome.status, outcome.job.target) == ("done", Path(name))
+    reader.join()
+    assert received == [b"content of a.png"] and Path("pipe").is_fifo()
+    if Path("/dev/full").exists():
+        (outcome,) = do(plan("a.png", output="/dev/full"), COPY)
+        assert outcome.message.startswith("/dev/full could not be written, as the disk is full")
 
 
 def test_a_broken_off_run_goes_on_where_it_stopped():

@@ -7,17 +7,31 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from aecli import __version__
 from aecli.cli import anomalies, compare_pca, decode, denoise, encode, models, project, report, train, traverse
 from aecli.cli.options import grouped
+from aecli.errors import UsageError
 
 
 class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with report.errors_as_sentences():
             return super().invoke(ctx)
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        names = [name for name in args if name.startswith("-") and os.path.lexists(name)]
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if names and getattr(error, "exit_code", 0) == report.ExitStatus.USAGE:
+                raise UsageError(
+                    f"{names[0]} is taken for an option: write ./{names[0]}, or -- before the names of files"
+                ) from error
+            raise
 
 
 app = typer.Typer(
@@ -44,14 +58,14 @@ def _main(
     """Compress and denoise pictures with autoencoders."""
 
 
-app.command()(grouped(denoise.denoise))
-app.command()(grouped(encode.encode))
-app.command()(grouped(decode.decode))
-app.command()(grouped(train.train))
-app.command("compare-pca")(grouped(compare_pca.compare_pca))
-app.command()(grouped(anomalies.anomalies))
-app.command()(grouped(project.project))
-app.command()(grouped(traverse.traverse))
+app.command(cls=_Command)(grouped(denoise.denoise))
+app.command(cls=_Command)(grouped(encode.encode))
+app.command(cls=_Command)(grouped(decode.decode))
+app.command(cls=_Command)(grouped(train.train))
+app.command("compare-pca", cls=_Command)(grouped(compare_pca.compare_pca))
+app.command(cls=_Command)(grouped(anomalies.anomalies))
+app.command(cls=_Command)(grouped(project.project))
+app.command(cls=_Command)(grouped(traverse.traverse))
 app.add_typer(models.app, name="models")
 
 

@@ -41,7 +41,9 @@ def compare_pca(
     arch: Annotated[
         str | None, typer.Option(help=f"What is trained, with commas: {', '.join(SMALL)}; deep if nothing is given.")
     ] = None,
-    dims: Annotated[str | None, typer.Option(help=f"Latent sizes, with commas; {DIMS} if nothing is given.")] = None,
+    dims: Annotated[
+        str | None, typer.Option(help=f"Latent sizes, with commas; {DIMS}, or what the data have of them, if nothing is given.")
+    ] = None,
     weights: Annotated[
         list[str] | None, typer.Option("--weights", "-w", help="Take trained weights instead; may be given several times.")
     ] = None,
@@ -76,7 +78,7 @@ def compare_pca(
         raise UsageError("give one of --minutes and --epochs")
     archs = _parse_archs("deep" if arch is None else arch)
 
-    from aecli.pca import Candidate, check_dims, compare
+    from aecli.pca import Candidate, check_dims, compare, largest_dim
     from aecli.training import QUICK_BATCH, Request, feature_data
 
     request = Request(
@@ -101,7 +103,7 @@ def compare_pca(
     if weights:
         candidates = _load_all(weights, feature)
     else:
-        sizes = _parse_dims(DIMS if dims is None else dims)
+        sizes = _usual_dims(largest_dim(feature)) if dims is None else _parse_dims(dims)
         check_dims(sizes, feature)
         trained = {(name, dim): _weights_beside(output, name, dim) for name in archs for dim in sizes}
         for path in trained.values():  # all before the first one trains for an hour
@@ -146,6 +148,14 @@ def _parse_archs(text: str) -> list[str]:
     if unknown:
         raise UsageError(f"--arch {unknown[0]} has no latent size to compare: give some of {', '.join(SMALL)}")
     return archs
+
+
+def _usual_dims(largest: int) -> list[int]:
+    """Those of DIMS that can be had, or the largest where none can."""
+    sizes = [dim for dim in _parse_dims(DIMS) if dim <= largest]
+    if len(sizes) < len(_parse_dims(DIMS)):
+        report.say(f"--dims {','.join(map(str, sizes or [largest]))}, as the data have no more than {largest}")
+    return sizes or [largest]
 
 
 def _parse_dims(text: str) -> list[int]:

@@ -12,9 +12,10 @@ import typer
 
 from aecli.batch import Input, Job, read_bytes
 from aecli.cli import report
-from aecli.cli.options import Engine, Files, Printing
+from aecli.cli.formats import Formats
+from aecli.cli.options import Engine, Files, Printing, Results
 from aecli.errors import AecliError, UsageError
-from aecli.images import Picture, format_of, write_picture
+from aecli.images import Picture
 from aecli.pages import preview
 from aecli.pipeline import Several, Work
 
@@ -30,6 +31,7 @@ def decode(
         str | None, typer.Option("--weights", "-w", help="Weights to decode with; by default those that the file names.")
     ] = None,
     info: Annotated[bool, typer.Option("--info", help="Tell what a file holds, without decoding.")] = False,
+    results: Results = Results(),  # noqa: B008
     running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
@@ -41,26 +43,29 @@ def decode(
 
     aecli decode photo.npz -o photo.jpg
 
-    aecli decode small/ -o back/ --recursive
+    aecli decode small/ -o back/ --recursive --format webp
     """
     report.configure(printing)
     if info:
         reading = Files(files.inputs, files.recursive, files.files_from, files.null)
-        if files != reading or weights is not None or running.engine != "local" or running.address is not None:
+        decoding = weights is not None or results != Results() or running.engine != "local" or running.address is not None
+        if files != reading or decoding:
             raise UsageError("--info writes nothing and decodes nothing: leave out all options but those of what is read")
         _tell(report.find(files, SUFFIXES))
         return
-    rename = "{}.png" if files.output is not None else "{}.decoded.png"
-    jobs = report.plan(files, SUFFIXES, lambda path: rename.format(path.stem), format_of, [weights])
+    formats, ending = Formats.of(results), ".decoded" if files.output is None else ""
+    jobs = report.plan(files, SUFFIXES, formats.name_of(ending), formats.check, [weights], instead=formats.other_name_of(ending))
 
-    make_work = partial(_work, weights, running, previews=files.report is not None)
+    make_work = partial(_work, weights, formats, running, previews=files.report is not None)
     report.run_batch(jobs, make_work, files, running, _describe)
 
 
-def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[tuple[Contents, int], tuple[Picture, int]]:
+def _work(
+    weights: str | None, formats: Formats, running: Engine, *, previews: bool
+) -> Work[tuple[Contents, int], tuple[Picture, int]]:
     """The work, with models of its own: workers on other machines make theirs from the same words."""
     from aecli.coding.container import read_container
-    from aecli.compression import coder_for, decode_together, small_kind
+    from aecli.compression import coder_for, decode_together, outline, small_kind
     from aecli.weights import load_weights
 
     compute = running.compute()
@@ -85,16 +90,18 @@ def _work(weights: str | None, running: Engine, *, previews: bool) -> Work[tuple
 
     def write(job: Job, result: tuple[Picture, int], stream: BinaryIO) -> Mapping[str, object]:
         picture, size = result
-        notes = write_picture(picture, stream, format_of(job.target) if job.target else "PNG", job.name)
-        info = {"size": [picture.width, picture.height], "bytes": size, "notes": list(notes)}
+        info = {"size": [picture.width, picture.height], "bytes": size, "notes": formats.write(job, picture, stream)}
         return info | ({"preview": ("", preview(picture))} if previews else {})
 
     def kind(given: tuple[Contents, int]) -> Hashable:
         (header, _), _ = given
         return small_kind(header, find)
 
+    def settle(job: Job, given: tuple[Contents, int]) -> Job:
+        return formats.settle(job, outline(given[0], job.name))
+
     several = Several(kind, lambda given: process(given, "one of several files"))
-    return Work(read, lambda job, given: process([given], job.name)[0], write, several)
+    return Work(read, lambda job, given: process([given], job.name)[0], write, several, settle)
 
 
 def _tell(inputs: list[Input]) -> None:

@@ -12,9 +12,10 @@ import typer
 
 from aecli.batch import Job, read_bytes
 from aecli.cli import report
-from aecli.cli.options import Engine, Files, Printing
+from aecli.cli.formats import Formats
+from aecli.cli.options import Engine, Files, Printing, Results
 from aecli.errors import AecliError, UsageError
-from aecli.images import FORMATS, SUFFIXES, Picture, format_of, read_picture, write_picture
+from aecli.images import SUFFIXES, UNREAD, Picture, read_picture
 from aecli.pages import preview
 from aecli.pipeline import Several, Work
 from aecli.storage import refuse_url
@@ -33,6 +34,7 @@ def denoise(
     reference: Annotated[
         Path | None, typer.Option(help="The clean picture: prints PSNR and SSIM before and after.", show_default=False)
     ] = None,
+    results: Results = Results(),  # noqa: B008
     running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
@@ -48,18 +50,36 @@ def denoise(
 
     cat noisy.png | aecli denoise - > clean.png
 
+    aecli denoise scans/ -o clean/ --format webp --output-quality 85
+
     aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r     [dim]after pip install s3fs[/dim]
     """
     report.configure(printing)
     refuse_url(reference or "", "--reference")
-    jobs = report.plan(files, SUFFIXES, _beside if files.output is None else _in_folder, format_of, [reference, weights])
+    formats, ending = Formats.of(results), ".denoised" if files.output is None else ""
+    jobs = report.plan(
+        files,
+        SUFFIXES,
+        formats.name_of(ending),
+        formats.check,
+        [reference, weights],
+        instead=formats.other_name_of(ending),
+        unread=UNREAD,
+    )
 
-    make_work = partial(_work, weights, sigma, strength, reference, running, previews=files.report is not None)
+    make_work = partial(_work, weights, sigma, strength, reference, formats, running, previews=files.report is not None)
     report.run_batch(jobs, make_work, files, running, _describe)
 
 
 def _work(
-    weights: str, sigma: float | None, strength: float, reference: Path | None, running: Engine, *, previews: bool
+    weights: str,
+    sigma: float | None,
+    strength: float,
+    reference: Path | None,
+    formats: Formats,
+    running: Engine,
+    *,
+    previews: bool,
 ) -> Work[Picture, tuple[Denoised, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
     from aecli.denoising import TILE, check_options, denoise_picture, denoise_small, small_size
@@ -93,15 +113,14 @@ def _work(
 
     def write(job: Job, result: tuple[Denoised, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
         done, more = result
-        format = format_of(job.target) if job.target else _same_format(done.picture.format)
-        notes = write_picture(done.picture, stream, format, job.name)
+        notes = formats.write(job, done.picture, stream)
         info: dict[str, object] = {"size": [done.picture.width, done.picture.height], "weights": loaded.name}
         if done.sigma is not None:
             info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated, "unlike_training_data": done.unlike}
-        return info | more | {"notes": [*done.picture.notes, *_doubts(done, loaded.name), *notes]}
+        return info | more | {"notes": [*notes, *_doubts(done, loaded.name)]}
 
     several = Several(lambda picture: small_size(picture, loaded), process_small)
-    return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several)
+    return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several, formats.settle)
 
 
 def _doubts(done: Denoised, weights: str) -> list[str]:
@@ -118,22 +137,6 @@ def _read_reference(path: Path) -> Picture:
         return read_picture(path)
     except AecliError as error:
         raise UsageError(f"--reference: {error}") from error
-
-
-def _beside(path: Path) -> str:
-    return f"{path.stem}.denoised{_writable_suffix(path)}"
-
-
-def _in_folder(path: Path) -> str:
-    return path.stem + _writable_suffix(path)
-
-
-def _writable_suffix(path: Path) -> str:
-    return path.suffix if path.suffix.lower() in FORMATS else ".png"
-
-
-def _same_format(format: str | None) -> str:
-    return format if format in FORMATS.values() and format is not None else "PNG"
 
 
 def _describe(info: Mapping[str, Any]) -> str:

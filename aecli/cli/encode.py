@@ -15,9 +15,9 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
-from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
+from aecli.images import SUFFIXES, UNREAD, Picture, read_picture, with_8_bits
 from aecli.pages import preview
-from aecli.pipeline import Several, Work
+from aecli.pipeline import Several, SkippedError, Work
 from aecli.quality import Target
 from aecli.storage import Place
 
@@ -46,6 +46,9 @@ def encode(
             rich_help_panel=SIZE,
         ),
     ] = 0,
+    skip_larger: Annotated[
+        bool, typer.Option("--skip-larger", help="Write no file that would be larger than its input.", rich_help_panel=SIZE)
+    ] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, colour profile and resolution.")] = False,
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: a codec or a feature autoencoder.")
@@ -75,10 +78,10 @@ def encode(
     aecli encode digit.png --weights mnist-conv
     """
     report.configure(printing)
-    jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz", _check_name, [weights])
+    jobs = report.plan(files, SUFFIXES, lambda path: f"{path.stem}.npz", _check_name, [weights], unread=UNREAD)
 
     wanted = _wanted(quality, bpp, psnr, max_bytes)
-    asked = Asked(effort=effort, strip=strip, score=score, previews=files.report is not None, judgement=fail_on_anomaly)
+    asked = Asked(effort, strip, skip_larger, score, previews=files.report is not None, judgement=fail_on_anomaly)
     make_work = partial(_work, weights, wanted, running, asked)
     tally = report.run_batch(jobs, make_work, files, running, _describe)
     if tally.unlike and fail_on_anomaly:
@@ -96,6 +99,7 @@ class Asked:
 
     effort: int = 0
     strip: bool = False
+    skip_larger: bool = False
     score: bool = False
     previews: bool = False
     judgement: bool = False
@@ -103,7 +107,7 @@ class Asked:
 
 def _work(
     weights: str, wanted: float | Target | None, running: Engine, asked: Asked
-) -> Work[tuple[Picture, int], tuple[bytes, dict[str, object]]]:
+) -> Work[tuple[Picture, int], tuple[bytes, dict[str, Any]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
     from aecli.anomalies import can_judge, check_weights, is_unlike
     from aecli.compression import check_options, coder_for, decode_picture, describe, encode_together
@@ -120,16 +124,17 @@ def _work(
         picture = read_picture(source, job.name)
         return replace(picture, icc=None, exif=None, dpi=None) if asked.strip else picture, len(source)
 
-    def process(given: Sequence[tuple[Picture, int]]) -> list[tuple[bytes, dict[str, object]]]:
+    def process(given: Sequence[tuple[Picture, int]]) -> list[tuple[bytes, dict[str, Any]]]:
         encoded = encode_together([picture for picture, _ in given], coder, quality=wanted)
         return [with_more(*source, *result) for source, result in zip(given, encoded, strict=True)]
 
-    def with_more(picture: Picture, source_bytes: int, data: bytes, errors: Tensor | None) -> tuple[bytes, dict[str, object]]:
-        info: dict[str, object] = {
+    def with_more(picture: Picture, source_bytes: int, data: bytes, errors: Tensor | None) -> tuple[bytes, dict[str, Any]]:
+        info: dict[str, Any] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
             "bits_per_pixel": round(8 * len(data) / (picture.width * picture.height), 4),
             "ratio": round(source_bytes / len(data), 3),
+            "larger_than_input": len(data) > source_bytes,
             "weights": coder.weights.name,
         }
         if isinstance(wanted, Target):
@@ -153,10 +158,12 @@ def _work(
             notes.append(f"too small to be compared with what {coder.weights.name} was trained on")
         return data, info | {"notes": notes}
 
-    def write(job: Job, result: tuple[bytes, dict[str, object]], stream: BinaryIO) -> Mapping[str, object]:
+    def write(job: Job, result: tuple[bytes, dict[str, Any]], stream: BinaryIO) -> Mapping[str, object]:
         data, info = result
+        if asked.skip_larger and info["larger_than_input"]:
+            raise SkippedError(f"the .npz would be {_share(info)}, which is kept")
         stream.write(data)
-        return info
+        return info | {"notes": [*job.notes, *info["notes"]]}
 
     several = Several(lambda given: coder.small_size(given[0]), process)
     return Work(read, lambda job, given: process([given])[0], write, several)
@@ -183,8 +190,14 @@ def _number_of_bytes(text: str) -> float:
     return float(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
 
 
+def _share(info: Mapping[str, Any]) -> str:
+    if not info["larger_than_input"]:
+        return f"1/{info['ratio']:.1f} of the input"
+    return f"{1 / info['ratio']:.1f} times as large as the input" if info["ratio"] < 1 / 1.05 else "larger than the input"
+
+
 def _describe(info: Mapping[str, Any]) -> str:
-    parts = [f"{info['bytes']:,} bytes, {info['bits_per_pixel']:.3f} bits a pixel, 1/{info['ratio']:.1f} of the input"]
+    parts = [f"{info['bytes']:,} bytes, {info['bits_per_pixel']:.3f} bits a pixel, {_share(info)}"]
     if "quality" in info:
         parts.append(f"quality {info['quality']:g}")
     if "psnr" in info:

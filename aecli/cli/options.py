@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aecli.device import Compute
 
 FIGURES = ("png", "svg", "pdf")  # formats that plots are drawn in
+FORMAT_CHOICE = ("png", "jpg", "webp", "avif", "tif")  # of results
 MOST_SEED = 2**32 - 1  # of what NumPy and scikit-learn take
 FILES, RUNNING, PRINTING = "Files", "Where and how it runs", "What is printed"
 
@@ -56,6 +57,29 @@ class Files(Inputs):
         Path | None,
         typer.Option(
             metavar="HTML", help="A page of all files: figures, and before and after under a slider.", rich_help_panel=FILES
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What pictures are written as."""
+
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(FORMAT_CHOICE), help="Format of the results; otherwise as the name tells.", rich_help_panel=FILES
+        ),
+    ] = None
+    output_quality: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            metavar="1-100",
+            help="Of results in jpg, webp (100 is lossless) and avif; otherwise about that of the input where it is a jpg or a "
+            "lossy webp, and next to lossless where it is not.",
+            rich_help_panel=FILES,
         ),
     ] = None
 
@@ -108,7 +132,7 @@ class Printing:
     verbose: Annotated[bool, typer.Option("--verbose", help="Show where an error arose.", rich_help_panel=PRINTING)] = False
 
 
-_GROUPS = (Inputs, Files, Running, Engine, Printing)
+_GROUPS = (Inputs, Files, Results, Running, Engine, Printing)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from threading import Timer
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import typer
@@ -136,7 +137,13 @@ def _show_traceback(error: BaseException | None) -> None:
         traceback.print_exception(error)
 
 
-def find(inputs: Inputs, suffixes: frozenset[str], *, may_be_empty: bool = False) -> list[batch.Input]:
+def find(
+    inputs: Inputs,
+    suffixes: frozenset[str],
+    *,
+    may_be_empty: bool = False,
+    unread: Mapping[str, str] = MappingProxyType({}),
+) -> list[batch.Input]:
     """What the command line names. Raises UsageError where that is nothing, unless it may be."""
     return batch.find_inputs(
         inputs.inputs or [],
@@ -146,6 +153,7 @@ def find(inputs: Inputs, suffixes: frozenset[str], *, may_be_empty: bool = False
         suffixes=suffixes,
         stdin=sys.stdin.buffer,
         may_be_empty=may_be_empty,
+        unread=unread,
     )
 
 
@@ -155,21 +163,26 @@ def plan(
     rename: Callable[[Path], str],
     check: Callable[[Place], object],
     besides: Sequence[Path | str | None],
+    *,
+    instead: Callable[[Path], str] | None = None,
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterable[batch.Job]:
     """The jobs that the command line names, a list, or with --watch without end. Raises UsageError before anything is done.
 
-    check: raises UsageError for a name that no result can have. besides: files that the command reads, too; none is replaced.
+    rename, instead, unread: as `plan_outputs` and `find_inputs` take them. check: raises UsageError for a name that no result can
+    have. besides: files that the command reads, too; none is replaced.
     """
     if files.report is not None:
         _check_page(files.report, files.overwrite)
     others = [Path(name) for name in (files.report, *besides) if name is not None]
-    make = partial(batch.plan_outputs, output=files.output, rename=rename, besides=others)
+    make = partial(batch.plan_outputs, output=files.output, rename=rename, rename_instead=instead, besides=others)
+    look = partial(find, files, suffixes, unread=unread)
     if files.watch:
-        return _watched(files, suffixes, make)
-    inputs = find(files, suffixes)
+        return _watched(files, look, make)
+    inputs = look()
     jobs = make(inputs, overwrite=files.overwrite)
     for job in jobs:
-        if job.target is not None:
+        if job.target is not None and not job.into and not job.skip:
             check(job.target)
     if files.report is not None:
         refuse_source(files.report, "--report", (job.source for job in jobs))
@@ -180,16 +193,16 @@ def plan(
     return jobs
 
 
-def _watched(files: Files, suffixes: frozenset[str], make: Callable[..., list[batch.Job]]) -> Iterator[batch.Job]:
+def _watched(files: Files, look: Callable[..., list[batch.Input]], make: Callable[..., list[batch.Job]]) -> Iterator[batch.Job]:
     folders = files.inputs or []
     if files.files_from is not None or files.output == "-" or not folders or not all(map(_is_local_folder, folders)):
         raise UsageError("--watch looks at folders, and writes files: name local folders alone; leave --files-from and -o - out")
     if files.output is not None and Path(files.output).is_file():
         raise UsageError(f"{files.output} is a file, but the results need a folder: pass another --output")
     if files.overwrite:  # what is there before the first result was not made by this run
-        make(find(files, suffixes, may_be_empty=True), overwrite=True)
+        make(look(may_be_empty=True), overwrite=True)
     say(f"watching {', '.join(folders)}; Ctrl-C ends it")
-    return arriving(lambda: make(find(files, suffixes, may_be_empty=True)), complain)
+    return arriving(lambda: make(look(may_be_empty=True)), complain)
 
 
 def _is_local_folder(name: str) -> bool:
@@ -244,7 +257,9 @@ def run_batch(
     """
     run_jobs = _engine(jobs, make_work, files, running)
     count = len(jobs) if isinstance(jobs, list) else None
-    for folder in {job.target.parent for job in (jobs if isinstance(jobs, list) else []) if isinstance(job.target, Path)}:
+    for folder in {
+        job.target.parent for job in (jobs if isinstance(jobs, list) else []) if isinstance(job.target, Path) and not job.into
+    }:
         batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
     page = Report("aecli" if count is None else f"aecli, {count} file{'s' * (count != 1)}")
 
@@ -286,8 +301,10 @@ def _engine(jobs: Iterable[batch.Job], make_work: Callable[[], Work[Any, Any]], 
     """What does jobs and tells what became of them. Raises UsageError for what does not go together."""
     overwrite, skip_existing = files.overwrite, files.skip_existing
     if running.engine == "ray":
-        if isinstance(jobs, list) and any(job.source is None or job.target is None for job in jobs):
-            raise UsageError("--engine ray cannot reach standard input and output from other processes: name files, and --output")
+        if isinstance(jobs, list) and any(job.source is None or job.target is None or job.into for job in jobs):
+            raise UsageError(
+                "--engine ray cannot reach standard input and output, or pipes, from other processes: name files, and --output"
+            )
         threads, device, address = running.worker_threads, running.device, running.address
         return lambda jobs, tell: ray_engine.run(
             jobs,

@@ -35,6 +35,7 @@ LABELS = ("y_train", "labels", "y", "target", "targets")
 TEST_SHARE = 10  # one row in ten is held out
 MOST_TEST = 10_000
 CHUNK = 4096  # rows looked at together
+OBJECT_LABELS = "holds objects: write the names of the classes as words, array.astype(str), or as whole numbers"
 OBJECTS = "holds objects, such as pictures of several sizes: save one array of pictures of one size, or a folder and --resize"
 
 
@@ -256,7 +257,7 @@ def _member(members: Any, wanted: Sequence[str], path: Path) -> np.ndarray | Non
                 found: np.ndarray = members[key]
             except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
                 if "Object arrays" in str(error):
-                    raise UsageError(f"{key} in {path} {OBJECTS}") from error
+                    raise UsageError(f"{key} in {path} {OBJECT_LABELS if key in (*LABELS, 'y_test') else OBJECTS}") from error
                 raise AecliError(f"{key} in {path} is damaged ({error}): write it again") from error
             return found
     return None
@@ -316,10 +317,18 @@ def _range(where: str, array: np.ndarray) -> tuple[float, float]:
 def _checked_labels(where: str, labels: np.ndarray, count: int) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.shape != (count,) or labels.dtype.kind not in "biuUS":
+    if labels.shape != (count,) or labels.dtype.kind not in "biufUS":
         raise UsageError(
             f"the labels of {where} have shape {labels.shape} of {labels.dtype}: give one number or word for each of {count} rows"
         )
+    if labels.dtype.kind == "f":
+        odd = labels[~np.isfinite(labels) | (labels != np.round(labels))]
+        if len(odd):
+            raise UsageError(
+                f"the labels of {where} have values such as {odd[0]:g}, which name no class: "
+                f"give one number or word for each of {count} rows, or leave them out"
+            )
+        labels = labels.astype(np.int64)  # 1.0 is class 1
     return labels
 
 
