@@ -15,17 +15,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from aecli import kinds
 from aecli.errors import AecliError, UsageError
 from aecli.metadata import dpi_of, exif_for_tiff, exif_of, exif_with_dpi, upright
 from aecli.storage import Place
+
+if TYPE_CHECKING:
+    from aecli.tiff import Stored
 
 Array = npt.NDArray[Any]
 
@@ -83,6 +87,7 @@ class Picture:
     dpi: tuple[float, float] | None = None  # horizontal, vertical, after the orientation was applied
     format: str | None = None  # Pillow's name of the file's format
     notes: tuple[str, ...] = ()  # what was reduced on reading, one clause each
+    extra: Array | None = None  # (H, W, E), same dtype: further bands, infrared say, which the models leave as they are
 
     @property
     def height(self) -> int:
@@ -126,41 +131,71 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
     head = stream.read(1 << 16)  # where every format that we read keeps its bit depth
     if not head:
         raise AecliError(f"{name} is empty (0 bytes): check where it came from")
+    if kinds.is_camera_raw(head):
+        raise AecliError(kinds.camera_raw(name))
+    pages_notes: tuple[str, ...] = ()
+    if head.startswith((b"II", b"MM")):
+        stream, pages_notes = _tiff_at_its_picture(stream, head, name)
     with _pillow_kept_quiet():
-        image = _open(stream)
+        image = _open(stream, head, name)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
         _check_length(stream, image, name)
-        frames = getattr(image, "n_frames", 1)
+        frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
         if image.format == "TIFF":
             image.getexif()  # Pillow would read it while decoding, where its warnings reach the terminal
     with image:
         if image.format == "JPEG2000":
             _check_codestream_ends(stream, name)
-        picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream))
+        picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream, head, name))
     if frames > 1:
-        picture = replace(picture, notes=(*picture.notes, f"only the first of {frames} frames was read"))
-    return picture
+        pages_notes = (f"only the first of {frames} frames was read",)
+    return replace(picture, notes=(*picture.notes, *pages_notes))
 
 
-def _open(stream: BinaryIO) -> Image.Image:
+def _tiff_at_its_picture(stream: BinaryIO, head: bytes, name: str) -> tuple[BinaryIO, tuple[str, ...]]:
+    """The file as one that begins with its picture, where a preview comes first, and notes on its other pages."""
+    from aecli.tiff import is_tiff, keep_libtiff_quiet, layout_of, with_first
+
+    layout = layout_of(stream) if is_tiff(head) else None
+    stream.seek(0)
+    if layout is None:
+        return stream, ()
+    keep_libtiff_quiet()
+    if layout.camera_raw or PurePath(name).suffix.lower() in kinds.CAMERA_RAW_SUFFIXES:
+        raise AecliError(kinds.camera_raw(name))
+    if layout.layers > 1:
+        raise AecliError(f"{name} is a volume of {layout.layers} layers: save the layer that you want by itself")
+    notes = [f"only the first of {layout.pictures} frames was read"] if layout.pictures > 1 else []
+    if layout.masks:
+        notes.append("the transparency mask was left out")
+    stream = with_first(stream, layout)
+    stream.seek(0)
+    return stream, tuple(notes)
+
+
+def _open(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
+    stream.seek(0)
     try:
         return Image.open(stream, formats=_READABLE)
     except UnidentifiedImageError:
         from aecli.deep_colour import GreyAlphaTiff
+        from aecli.tiff import OtherTiff
 
-        stream.seek(0)
-        try:
-            return GreyAlphaTiff(stream)
-        except SyntaxError:
-            pass
+        for kind in (GreyAlphaTiff, OtherTiff):
+            stream.seek(0)
+            try:
+                return kind(stream)
+            except SyntaxError:
+                continue
+        if sentence := kinds.refusal(head, name):
+            raise AecliError(sentence) from None
         raise
 
 
-def _reopened(stream: BinaryIO) -> Image.Image:
-    stream.seek(0)
+def _reopened(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
     with _pillow_kept_quiet():
-        return _open(stream)
+        return _open(stream, head, name)
 
 
 def _check_length(stream: BinaryIO, image: Image.Image, name: str) -> None:
@@ -258,9 +293,11 @@ def _stored_bits(image: Image.Image, head: bytes) -> int:
 def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Callable[[], Image.Image] | None) -> Picture:
     """`reopened` opens the file again, where there is one."""
     turned_by_pillow = _orientation_of_tiff(image)
-    deep = _deep_samples(image, reopened) if reopened and image.format in _DEEP_FORMATS else None
-    image.load()
-    samples = _samples_of(image, name, stored_bits) if deep is None else _samples_of_deep(image, deep)
+    samples = _samples_by_tifffile(image, name) if reopened and image.format == "TIFF" else None
+    if samples is None:
+        samples = _samples_by_pillow(image, name, stored_bits, reopened)
+    else:
+        turned_by_pillow = 1
     with _pillow_kept_quiet():
         exif, orientation, exif_notes = exif_of(image)
         dpi = dpi_of(image, exif)
@@ -268,13 +305,53 @@ def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Calla
     return Picture(
         pixels=upright(samples.pixels, orientation),
         alpha=None if samples.alpha is None else upright(samples.alpha, orientation),
-        mode=image.mode if deep is None else _MODES[deep.shape[2]],
+        extra=None if samples.extra is None else upright(samples.extra, orientation),
+        mode=samples.mode or image.mode,
         icc=icc or None,
         exif=exif,
         dpi=(dpi[1], dpi[0]) if dpi and max(orientation, turned_by_pillow) >= 5 else dpi,
         format=image.format,
         notes=samples.notes + exif_notes,
     )
+
+
+def _samples_by_pillow(image: Image.Image, name: str, stored_bits: int, reopened: Callable[[], Image.Image] | None) -> _Samples:
+    deep = _deep_samples(image, reopened) if reopened and image.format in _DEEP_FORMATS else None
+    image.load()
+    samples = _samples_of(image, name, stored_bits) if deep is None else _samples_of_deep(image, deep)
+    if image.format == "TIFF" and _SIGNED in image.tag_v2.get(_SAMPLE_FORMAT, ()):  # type: ignore[attr-defined]
+        _refuse_negative(samples.pixels, image.mode, name)
+    return samples
+
+
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF, and what it says
+
+
+def _refuse_negative(pixels: Array, mode: str, name: str) -> None:
+    """Of signed samples that Pillow took for unsigned ones, which it does except for its 32-bit mode."""
+    if mode == "I":
+        return
+    signed = pixels.view(np.int8 if pixels.dtype == np.uint8 else np.int16)
+    _check_integers(int(signed.min()), int(signed.max()), np.iinfo(pixels.dtype).max, name)
+
+
+def _samples_by_tifffile(image: Image.Image, name: str) -> _Samples | None:
+    """Of a TIFF file that is not decoded yet; None where Pillow reads all of it."""
+    from aecli.deep_colour import GreyAlphaTiff
+    from aecli.tiff import WAY_OUT, is_beyond_pillow, left_out, read_samples
+
+    if isinstance(image, GreyAlphaTiff):
+        return None
+    stream: BinaryIO = image.fp  # type: ignore[attr-defined]
+    if is_beyond_pillow(image):
+        return _samples_of_stored(read_samples(stream, name), name)
+    if not (clause := left_out(image)):
+        return None
+    try:
+        return _samples_of_stored(read_samples(stream, name), name)
+    except AecliError:  # what Pillow reads of it is whole, as far as it goes
+        samples = _samples_by_pillow(image, name, 8, None)
+        return replace(samples, notes=(*samples.notes, f"{clause} ({WAY_OUT} reads such files)"))
 
 
 def _deep_samples(image: Image.Image, reopened: Callable[[], Image.Image]) -> Array | None:
@@ -298,6 +375,8 @@ class _Samples:
     alpha: Array | None = None  # (H, W)
     notes: tuple[str, ...] = ()
     profile_fits: bool = True  # the file's ICC profile still describes `pixels`
+    extra: Array | None = None  # (H, W, E)
+    mode: str | None = None  # where Pillow's mode of the image is another
 
 
 def _samples_of(image: Image.Image, name: str, stored_bits: int) -> _Samples:
@@ -319,7 +398,79 @@ def _samples_of_deep(image: Image.Image, deep: Array) -> _Samples:
     has_alpha = deep.shape[2] in {2, 4}
     pixels = np.ascontiguousarray(deep[..., :-1]) if has_alpha else deep
     alpha = np.ascontiguousarray(deep[..., -1]) if has_alpha else _alpha_of_key(pixels, image.info.get("transparency"))
-    return _Samples(pixels, alpha)
+    return _Samples(pixels, alpha, mode=_MODES[deep.shape[2]])
+
+
+def _samples_of_stored(stored: Stored, name: str) -> _Samples:
+    """What tifffile has read: any numbers, brought to 8 or 16 bits as those that Pillow reads are."""
+    if stored.cmyk:
+        to_bytes, _ = _scaling(stored.colours, stored.bits, name)
+        samples = _samples_of_cmyk(Image.fromarray(to_8_bits(to_bytes(stored.colours)), "CMYK"))
+        return replace(samples, notes=(*samples.notes, *_notes_of_inks(stored)), mode="CMYK")
+    scaled, notes = _scaling(stored.colours, stored.bits, name)
+    pixels = scaled(stored.colours)
+    alpha = None if stored.alpha is None else scaled(stored.alpha)
+    if alpha is not None and stored.premultiplied:
+        pixels = _straightened(pixels, alpha)
+    extra = None
+    if stored.extra is not None:
+        if stored.extra.dtype in (np.uint8, np.uint16) and stored.extra.dtype == pixels.dtype:
+            extra = np.ascontiguousarray(scaled(stored.extra))
+        else:
+            notes = (*notes, f"{further_bands(stored.extra.shape[2])} left out")
+    mode = ("L" if pixels.shape[2] == 1 else "RGB") + "A" * (alpha is not None)
+    return _Samples(pixels, alpha, notes, extra=extra, mode=mode)
+
+
+def _notes_of_inks(stored: Stored) -> tuple[str, ...]:
+    more = (stored.alpha is not None) + (0 if stored.extra is None else stored.extra.shape[2])
+    return (f"{further_bands(more)} left out",) if more else ()
+
+
+def _them(extra: Array) -> str:
+    return "it" if extra.shape[2] == 1 else "them"
+
+
+def further_bands(count: int) -> str:
+    """The beginning of a note that they are left out."""
+    return "one further band was" if count == 1 else f"{count} further bands were"
+
+
+def _straightened(pixels: Array, alpha: Array) -> Array:
+    """Alpha taken out of the other samples."""
+    top = np.iinfo(pixels.dtype).max
+    return np.minimum(np.rint(pixels * (top / np.maximum(alpha, 1)[..., None])), top).astype(pixels.dtype)
+
+
+def _scaling(values: Array, bits: int, name: str) -> tuple[Callable[[Array], Array], tuple[str, ...]]:
+    """How samples of the kind and range of `values` become uint8 or uint16, and notes on it. bits: of integers that are used.
+
+    Raises AecliError for values that no picture has.
+    """
+    if values.dtype == bool:
+        return lambda samples: samples.astype(np.uint8) * np.uint8(255), ()
+    if np.issubdtype(values.dtype, np.floating):
+        white = _white_of(values, name)
+        note = f"floating-point values were read with 16 bits, {white} as white"
+        return lambda samples: np.rint(np.clip(samples.astype(np.float64), 0, white) * (65535 / white)).astype(np.uint16), (note,)
+    if values.dtype == np.uint8 or (values.dtype == np.uint16 and bits > 8):
+        whole, kind = (255, np.uint8) if values.dtype == np.uint8 else (65535, np.uint16)
+        top = (1 << bits) - 1
+        if top >= whole:
+            return lambda samples: samples, ()
+        return lambda samples: ((samples.astype(np.uint32) * whole + top // 2) // top).astype(kind), ()
+    if not np.issubdtype(values.dtype, np.integer):
+        raise AecliError(f"{name} has pixels of the kind {values.dtype}, which is not supported: convert it to RGB first")
+    _check_integers(int(values.min()), int(values.max()), 255 if values.dtype == np.int8 else 65535, name)
+    kind = np.uint8 if values.dtype == np.int8 else np.uint16
+    return lambda samples: samples.astype(kind), ()
+
+
+def _check_integers(low: int, high: int, most: int, name: str) -> None:
+    if low < 0 or high > most:
+        raise AecliError(
+            f"{name} has values from {low} to {high}, outside 0-{most}: scale it to {8 if most == 255 else 16} bits first"
+        )
 
 
 def _samples_of_bytes(image: Image.Image, stored_bits: int) -> _Samples:
@@ -347,9 +498,7 @@ def _samples_of_palette(image: Image.Image) -> _Samples:
 
 def _samples_of_integers(image: Image.Image, name: str, stored_bits: int) -> _Samples:
     values = np.array(image)[..., None]  # (H, W, 1)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise AecliError(f"{name} has values from {low} to {high}, outside 0-65535: scale it to 16 bits first")
+    _check_integers(int(values.min()), int(values.max()), 65535, name)
     pixels: Array = values.astype(np.uint16)
     if image.format == "TIFF" and image.mode.startswith("I;16"):
         if stored_bits == 12:
@@ -360,16 +509,19 @@ def _samples_of_integers(image: Image.Image, name: str, stored_bits: int) -> _Sa
 
 
 def _samples_of_floats(image: Image.Image, name: str) -> _Samples:
+    values = np.array(image)[..., None]  # (H, W, 1)
+    scaled, notes = _scaling(values, 32, name)
+    return _Samples(scaled(values), notes=notes)
+
+
+def _white_of(values: Array, name: str) -> int:
     """Floating-point files do not say what white is, so the largest value has to: 1, 255 or 65535."""
-    values = np.array(image, dtype=np.float64)[..., None]  # (H, W, 1)
     if not np.isfinite(values).all():
         raise AecliError(f"{name} has pixels that are infinite or no number: replace them first")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 65535:
         raise AecliError(f"{name} has values from {low:g} to {high:g}: scale them to 0-1 first")
-    white = next(white for white in (1, 255, 65535) if high <= white)
-    pixels = np.rint(values * (65535 / white)).astype(np.uint16)
-    return _Samples(pixels, notes=(f"floating-point values were read with 16 bits, {white} as white",))
+    return next(white for white in (1, 255, 65535) if high <= white)
 
 
 def _samples_of_cmyk(image: Image.Image) -> _Samples:
@@ -428,7 +580,7 @@ _AVIF_OPTIONS = {"quality": 95, "subsampling": "4:4:4", "advanced": {"alpha:loss
 _WRITERS: Mapping[str, _Writer] = MappingProxyType(
     {
         "PNG": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
-        "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {"compression": "tiff_adobe_deflate"}),
+        "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
         "JPEG": _Writer(frozenset({"L", "RGB"}), True, {"quality": 95, "subsampling": "4:4:4"}),
         "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}),  # exact: colour under alpha 0
         "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, _AVIF_OPTIONS),
@@ -462,17 +614,23 @@ def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "
         if (picture.alpha != np.iinfo(picture.alpha.dtype).max).any():
             raise AecliError(f"{format} cannot hold the transparency of {name}: choose .png")
         picture = replace(picture, alpha=None)
-    image, notes = (None, ()) if format in _DEEP_FORMATS and _is_deep(picture) else _image_for(picture, writer)
+    by_us = format == "TIFF" or (format == "PNG" and _is_deep(picture))
+    image, notes = (None, ()) if by_us else _image_for(picture, writer)
     mode = image.mode if image else _pillow_mode(picture)
+    if picture.extra is not None and format != "TIFF":
+        notes = (*notes, f"{further_bands(picture.extra.shape[2])} left out, as {format} cannot hold {_them(picture.extra)}")
     buffer = io.BytesIO()  # Pillow seeks, and leaves half a file behind when it fails
     try:
         metadata, metadata_notes = _metadata_for(picture, mode, format)
         if image:
-            image.save(buffer, format, **_options_for(writer, mode, metadata), **metadata)
+            image.save(buffer, format, **_options_for(writer, mode), **metadata)
         else:
-            from aecli.deep_colour import WRITERS
+            from aecli.deep_colour import write_png, write_tiff
 
-            WRITERS[format](_bands(picture), buffer, metadata)
+            if format == "PNG":
+                write_png(_bands(picture), buffer, metadata)
+            else:
+                write_tiff(_bands(picture), buffer, metadata, picture.extra)
     except (OSError, ValueError, RuntimeError, SyntaxError, struct.error) as error:
         size = f"{picture.width} x {picture.height} pixels"
         raise AecliError(f"{name} ({size}) cannot be written as {format} ({error}): choose .png") from error
@@ -496,12 +654,10 @@ def _image_for(picture: Picture, writer: _Writer) -> tuple[Image.Image, tuple[st
     return image, ("16-bit values were written with 8 bits",) if reduced else ()
 
 
-def _options_for(writer: _Writer, mode: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _options_for(writer: _Writer, mode: str) -> dict[str, Any]:
     options = {**writer.options}
     if mode == "L":
         options.pop("subsampling", None)  # with it AVIF would write three channels for grey
-    if "exif" in metadata:
-        options.pop("compression", None)  # libtiff, which compresses, fails on EXIF
     return options
 
 
@@ -534,7 +690,8 @@ def _metadata_for(picture: Picture, mode: str, format: str) -> tuple[dict[str, A
 def with_8_bits(picture: Picture) -> Picture:
     """The picture with pixels and alpha rounded to uint8; one that is uint8 already comes back as it is."""
     alpha = None if picture.alpha is None else to_8_bits(picture.alpha)
-    return replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha)
+    extra = None if picture.extra is None else to_8_bits(picture.extra)
+    return replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha, extra=extra)
 
 
 def to_8_bits(samples: Array) -> Array:

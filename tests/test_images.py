@@ -327,7 +327,7 @@ def test_each_way_not_to_be_a_picture_has_its_sentence(tmp_path):
         "empty.png": r"is empty \(0 bytes\): ",
         "text.png": "is not a picture that can be read .*: check the file",
         "folder.png": "is a folder: ",
-        "script.eps": "is not a picture that can be read",
+        "script.eps": "is a PostScript file, which aecli cannot read: convert it to PNG or TIFF first",
     }.items():
         with pytest.raises(AecliError, match=f"{name} {message}"):
             read_picture(tmp_path / name)

@@ -15,7 +15,7 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
-from aecli.images import SUFFIXES, Picture, read_picture, with_8_bits
+from aecli.images import SUFFIXES, Picture, further_bands, read_picture, with_8_bits
 from aecli.pages import preview
 from aecli.pipeline import Several, Work
 from aecli.quality import Target
@@ -145,6 +145,8 @@ def _work(
         notes = [*picture.notes]
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")
+        if picture.extra is not None:
+            notes.append(f"{further_bands(picture.extra.shape[2])} left out")
         judged = can_judge(picture, coder.weights)
         info["unlike_training_data"] = is_unlike(picture, coder.weights, compute, errors) if judged else None
         if info["unlike_training_data"]:
