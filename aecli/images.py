@@ -56,20 +56,30 @@ SUFFIXES: frozenset[str] = frozenset({
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
         ".png": "PNG",
+        ".apng": "PNG",
         ".jpg": "JPEG",
         ".jpeg": "JPEG",
+        ".jpe": "JPEG",
+        ".jfif": "JPEG",
+        ".mpo": "JPEG",
         ".webp": "WEBP",
         ".avif": "AVIF",
         ".tif": "TIFF",
         ".tiff": "TIFF",
         ".bmp": "BMP",
+        ".dib": "DIB",
         ".ppm": "PPM",
         ".pgm": "PPM",
         ".pnm": "PPM",
         ".jp2": "JPEG2000",
+        ".jpx": "JPEG2000",
+        ".j2k": "J2K",
     }
 )
-"""Suffixes that can be written, and Pillow's name of their format. Not GIF: 256 colours are too few for a result."""
+"""Suffixes that can be written, and the name of their format. Not GIF: 256 colours are too few for a result.
+
+The names are Pillow's, but for J2K, the bare codestream of JPEG 2000.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +95,7 @@ class Picture:
     icc: bytes | None = None  # colour profile of `pixels`
     exif: bytes | None = None  # as Pillow takes it, b"Exif\0\0" first; its orientation is 1 or absent
     dpi: tuple[float, float] | None = None  # horizontal, vertical, after the orientation was applied
-    format: str | None = None  # Pillow's name of the file's format
+    format: str | None = None  # of the file, as FORMATS names those that are written; others as Pillow does
     notes: tuple[str, ...] = ()  # what was reduced on reading, one clause each
     extra: Array | None = None  # (H, W, E), same dtype: further bands, infrared say, which the models leave as they are
 
@@ -148,6 +158,7 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
         if image.format == "JPEG2000":
             _check_codestream_ends(stream, name)
         picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream, head, name))
+        picture = replace(picture, format=_container(image, head))
     if frames > 1:
         pages_notes = (f"only the first of {frames} frames was read",)
     return replace(picture, notes=(*picture.notes, *pages_notes))
@@ -268,6 +279,13 @@ def unreadable(name: str, error: OSError) -> AecliError:
 
 def _damaged(name: str, error: Exception) -> AecliError:
     return AecliError(f"{name} is damaged or cut short ({error or type(error).__name__}): get a whole copy of the file")
+
+
+def _container(image: Image.Image, head: bytes) -> str | None:
+    """The format as FORMATS has it: a JPEG with further pictures behind it (MPO) is one, a bare codestream is no JP2."""
+    if image.format == "JPEG2000" and head.startswith(b"\xff\x4f\xff\x51"):
+        return "J2K"
+    return "JPEG" if image.format == "MPO" else image.format
 
 
 def _stored_bits(image: Image.Image, head: bytes) -> int:
@@ -585,16 +603,19 @@ _WRITERS: Mapping[str, _Writer] = MappingProxyType(
         "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}),  # exact: colour under alpha 0
         "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, _AVIF_OPTIONS),
         "JPEG2000": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {}),
+        "J2K": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {"no_jp2": True}),
         "BMP": _Writer(frozenset({"L", "RGB"}), False, {}),
+        "DIB": _Writer(frozenset({"L", "RGB"}), False, {}),
         "PPM": _Writer(frozenset({"L", "RGB", "I;16"}), False, {}),
     }
 )
 _DPI_IN_EXIF = frozenset({"WEBP", "AVIF"})
-_DPI_NOWHERE = frozenset({"PPM", "JPEG2000"})
+_DPI_NOWHERE = frozenset({"PPM", "JPEG2000", "J2K"})
+_PILLOW_NAMES = {"J2K": "JPEG2000"}  # of formats that it has another name for
 
 
 def format_of(path: Place) -> str:
-    """Pillow's name of the format in which this file is written. Raises UsageError for a suffix not in FORMATS."""
+    """The name of the format in which this file is written. Raises UsageError for a suffix not in FORMATS."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -623,7 +644,7 @@ def write_picture(picture: Picture, target: BinaryIO, format: str, name: str = "
     try:
         metadata, metadata_notes = _metadata_for(picture, mode, format)
         if image:
-            image.save(buffer, format, **_options_for(writer, mode), **metadata)
+            image.save(buffer, _PILLOW_NAMES.get(format, format), **_options_for(writer, mode), **metadata)
         else:
             from aecli.deep_colour import write_png, write_tiff
 

@@ -346,6 +346,17 @@ def test_encode_strips_what_is_not_the_picture(aecli, photo):
         assert ("dpi" in opened("back.png").info) is kept
 
 
+@pytest.mark.parametrize(("suffix", "format"), [(".mpo", "MPO"), (".jfif", "JPEG"), (".dib", "DIB"), (".j2k", "JPEG2000")])
+def test_denoise_keeps_the_container_in_a_pipe_and_beside_the_input(aecli, photo, suffix, format):
+    more = {"save_all": True, "append_images": [Image.new("RGB", (64, 48))]} if format == "MPO" else {}
+    source = photo.with_suffix(suffix)
+    opened(photo).save(source, format, **more, **({"no_jp2": True} if suffix == ".j2k" else {}))
+    aecli(f"denoise {source.name} --weights {{tiny-denoiser}}")
+    beside = source.with_name(f"photo.denoised{suffix}").read_bytes()
+    piped = aecli("denoise - --weights {tiny-denoiser}", stdin=source.read_bytes()).stdout_bytes
+    assert piped[:4] == beside[:4] == source.read_bytes()[:4]
+
+
 def test_encode_and_decode_in_a_pipe(aecli, photo):
     encoded = aecli("encode - --weights {tiny-codec}", stdin=photo.read_bytes()).stdout_bytes
     decoded = aecli("decode - --weights {tiny-codec}", stdin=encoded).stdout_bytes
