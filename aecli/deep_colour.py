@@ -182,7 +182,8 @@ def write_tiff(samples: Bands, target: BinaryIO, metadata: Mapping[str, Any], ex
     tags = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     exif = metadata.get("exif", {})
     for tag in exif:
-        tags[tag] = exif.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else exif[tag]
+        within = tag in TiffTags.TAGS_V2_GROUPS and not isinstance(exif[tag], dict)
+        tags[tag] = exif.get_ifd(tag) if within else exif[tag]
     if metadata.get("icc_profile"):
         tags[TiffImagePlugin.ICCPROFILE] = metadata["icc_profile"]
     if "dpi" in metadata:

@@ -12,7 +12,7 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -25,10 +25,23 @@ from PIL import Image, UnidentifiedImageError
 
 from aecli import kinds
 from aecli.errors import AecliError, UsageError
-from aecli.metadata import dpi_of, exif_for_tiff, exif_of, exif_with_dpi, upright
+from aecli.metadata import (
+    COMMENT,
+    dpi_of,
+    exif_of,
+    exif_with_dpi,
+    photoshop_block,
+    tags_for_tiff,
+    turned_exif,
+    turned_xmp,
+    upright,
+    words_of,
+)
 from aecli.storage import Place
 
 if TYPE_CHECKING:
+    from aecli.colour import Signalled
+    from aecli.png_chunks import Beside
     from aecli.tiff import Stored
 
 Array = npt.NDArray[Any]
@@ -97,6 +110,9 @@ class Picture:
     dpi: tuple[float, float] | None = None  # horizontal, vertical, after the orientation was applied
     format: str | None = None  # of the file, as FORMATS names those that are written; others as Pillow does
     notes: tuple[str, ...] = ()  # what was reduced on reading, one clause each
+    xmp: bytes | None = None
+    iptc: bytes | None = None  # the records themselves
+    texts: tuple[tuple[str, str], ...] = ()  # keywords and texts, as PNG has them
     extra: Array | None = None  # (H, W, E), same dtype: further bands, infrared say, which the models leave as they are
 
     @property
@@ -132,7 +148,8 @@ def from_pil(image: Image.Image, name: str = "picture") -> Picture:
     Raises AecliError if its pixels cannot be decoded or have values that no picture has.
     """
     with _errors_as_sentences(name):
-        return _picture_of(image, name, stored_bits=8, reopened=None)
+        texts = [(keyword, str(text)) for keyword, text in getattr(image, "text", {}).items() if not keyword.startswith("XML:")]
+        return _picture_of(image, name, stored_bits=8, reopened=None, texts=texts)
 
 
 def _read_stream(stream: BinaryIO, name: str) -> Picture:
@@ -144,8 +161,14 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
     if kinds.is_camera_raw(head):
         raise AecliError(kinds.camera_raw(name))
     pages_notes: tuple[str, ...] = ()
+    beside = None
     if head.startswith((b"II", b"MM")):
         stream, pages_notes = _tiff_at_its_picture(stream, head, name)
+    elif head.startswith(b"\x89PNG\r\n\x1a\n"):
+        from aecli.png_chunks import read_beside
+
+        beside = read_beside(stream)
+        stream, pages_notes = beside.whole, tuple(beside.notes)
     with _pillow_kept_quiet():
         image = _open(stream, head, name)
         if image.width * image.height > MAX_PIXELS:
@@ -157,11 +180,45 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
     with image:
         if image.format == "JPEG2000":
             _check_codestream_ends(stream, name)
-        picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream, head, name))
+        _add_signals(image, head, beside)
+        texts = beside.texts if beside else ()
+        picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream, head, name), texts)
         picture = replace(picture, format=_container(image, head))
     if frames > 1:
-        pages_notes = (f"only the first of {frames} frames was read",)
+        pages_notes = (*pages_notes, f"only the first of {frames} frames was read")
     return replace(picture, notes=(*picture.notes, *pages_notes))
+
+
+_SIGNALLED = "aecli signalled colours"  # a key of `Image.info`
+
+
+def _add_signals(image: Image.Image, head: bytes, beside: Beside | None) -> None:
+    """Puts what Pillow does not read of a file, its profile, XMP and signalled colours, where it puts what it reads."""
+    from aecli.colour import of_numbers, of_tiff
+
+    if beside:
+        found = {"icc_profile": beside.icc, "xmp": beside.xmp, _SIGNALLED: beside.signalled}
+        image.info.update({key: value for key, value in found.items() if value is not None})
+    elif image.format == "TIFF":
+        image.info[_SIGNALLED] = of_tiff(image.tag_v2)  # type: ignore[attr-defined]
+    elif image.format == "AVIF" and (at := head.find(b"colrnclx")) >= 0:
+        primaries, transfer, matrix, full = struct.unpack_from(">HHHB", head.ljust(at + 15, b"\0"), at + 8)
+        image.info[_SIGNALLED] = of_numbers(primaries & 255, transfer & 255, matrix=matrix & 255, full_range=full >= 128)
+    elif image.format == "JPEG2000" and (at := head.find(b"colr\x02")) >= 4:
+        (length,) = struct.unpack_from(">I", head, at - 4)
+        if at - 4 + length <= len(head) and head[at + 7 + 36 : at + 7 + 40] == b"acsp":
+            image.info["icc_profile"] = head[at + 7 : at - 4 + length]
+
+
+def _profile_of(image: Image.Image, *, grey: bool) -> bytes | None:
+    """The file's profile, or one of the colours that it signals otherwise; HDR, which profiles do not know, counts before them."""
+    profile: bytes | None = image.info.get("icc_profile") or None
+    signalled: Signalled | None = image.info.get(_SIGNALLED)
+    if signalled is None or (profile and not signalled.cicp):
+        return profile
+    from aecli.colour import profile_of
+
+    return profile_of(signalled, grey=grey)
 
 
 def _tiff_at_its_picture(stream: BinaryIO, head: bytes, name: str) -> tuple[BinaryIO, tuple[str, ...]]:
@@ -308,8 +365,15 @@ def _stored_bits(image: Image.Image, head: bytes) -> int:
     return 8
 
 
-def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Callable[[], Image.Image] | None) -> Picture:
-    """`reopened` opens the file again, where there is one."""
+def _picture_of(
+    image: Image.Image,
+    name: str,
+    stored_bits: int,
+    reopened: Callable[[], Image.Image] | None,
+    texts: Sequence[tuple[str, str]] = (),
+) -> Picture:
+    """`reopened` opens the file again, where there is one. texts: those of a PNG file."""
+    size = image.size
     turned_by_pillow = _orientation_of_tiff(image)
     samples = _samples_by_tifffile(image, name) if reopened and image.format == "TIFF" else None
     if samples is None:
@@ -319,17 +383,22 @@ def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Calla
     with _pillow_kept_quiet():
         exif, orientation, exif_notes = exif_of(image)
         dpi = dpi_of(image, exif)
-    icc = image.info.get("icc_profile") if samples.profile_fits else None
+        words = words_of(image, texts)
+    turned = max(orientation, turned_by_pillow)
+    exif, turning_notes = turned_exif(exif, turned, size)
     return Picture(
         pixels=upright(samples.pixels, orientation),
         alpha=None if samples.alpha is None else upright(samples.alpha, orientation),
         extra=None if samples.extra is None else upright(samples.extra, orientation),
         mode=samples.mode or image.mode,
-        icc=icc or None,
+        icc=_profile_of(image, grey=samples.pixels.shape[2] == 1) if samples.profile_fits else None,
         exif=exif,
-        dpi=(dpi[1], dpi[0]) if dpi and max(orientation, turned_by_pillow) >= 5 else dpi,
+        dpi=(dpi[1], dpi[0]) if dpi and turned >= 5 else dpi,
+        xmp=turned_xmp(words.xmp, turned),
+        iptc=words.iptc,
+        texts=words.texts,
         format=image.format,
-        notes=samples.notes + exif_notes,
+        notes=samples.notes + exif_notes + turning_notes + words.notes,
     )
 
 
@@ -587,7 +656,7 @@ def _alpha_of_key(pixels: Array, key: Any) -> Array | None:
 @dataclass(frozen=True)
 class _Writer:
     modes: frozenset[str]  # those of L, LA, RGB, RGBA and I;16 that the format holds
-    metadata: bool  # ICC and EXIF
+    metadata: bool  # ICC and EXIF, and some of XMP, IPTC and texts
     options: Mapping[str, Any]
 
 
@@ -701,11 +770,67 @@ def _metadata_for(picture: Picture, mode: str, format: str) -> tuple[dict[str, A
         else:
             notes.append(f"the colour profile was left out, as {format} cannot hold it")
     if exif:
-        if holds_metadata and not (format == "JPEG" and len(exif) > 65533):
-            metadata["exif"] = exif_for_tiff(exif) if format == "TIFF" else exif
+        if holds_metadata and not (format == "JPEG" and len(exif) > _JPEG_SEGMENT):
+            metadata["exif"] = exif
         else:
             notes.append(f"EXIF data was left out, as {format} cannot hold it")
-    return metadata, notes
+    words, left_out = _words_for(picture, format)
+    if format == "TIFF" and (exif or words):
+        metadata["exif"] = tags_for_tiff(exif, picture.xmp, picture.iptc)
+        words = {}
+    return metadata | words, notes + [f"{what} was left out, as {format} cannot hold it" for what in left_out]
+
+
+_JPEG_SEGMENT = 65533  # bytes
+
+
+def _words_for(picture: Picture, format: str) -> tuple[dict[str, Any], list[str]]:
+    """XMP, IPTC and texts as keyword arguments for Pillow, and the names of what the format has no place for."""
+    words: dict[str, Any] = {}
+    left_out = []
+    if picture.xmp:
+        fits = format in {"PNG", "TIFF", "WEBP", "AVIF"} or (format == "JPEG" and len(picture.xmp) < _JPEG_SEGMENT - 29)
+        words |= {"xmp": picture.xmp} if fits else {}
+        left_out += [] if fits else ["XMP data"]
+    if picture.iptc:
+        fits = format == "TIFF" or (format == "JPEG" and len(picture.iptc) < _JPEG_SEGMENT - 40)
+        words |= {"extra": photoshop_block(picture.iptc) if format == "JPEG" else picture.iptc} if fits else {}
+        left_out += [] if fits else ["IPTC data"]
+    if format == "PNG":
+        if info := _png_info(picture):
+            words = {"pnginfo": info}
+        return words, left_out
+    comment = dict(picture.texts).get(COMMENT, "").encode("utf-8", "surrogateescape")
+    if format == "JPEG" and 0 < len(comment) <= _JPEG_SEGMENT:
+        words["comment"] = comment
+    lost = [keyword for keyword, _ in picture.texts if not (keyword == COMMENT and "comment" in words)]
+    return words, left_out + ([f"text ({', '.join(lost[:5])}{', …' if len(lost) > 5 else ''})"] if lost else [])
+
+
+def _png_info(picture: Picture) -> Any:
+    """A PngInfo with XMP, texts and HDR's numbers, or None."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from aecli.colour import cicp_in
+    from aecli.png_chunks import XMP_KEYWORD
+
+    info = PngInfo()
+    if picture.xmp:
+        info.add_itxt(XMP_KEYWORD, picture.xmp.decode("utf-8", "replace"))
+    for keyword, text in picture.texts:
+        plain = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if plain.isascii():
+            info.add_text(keyword, plain)
+        else:
+            info.add_itxt(keyword, plain)
+    if cicp := cicp_in(picture.icc):
+        info.add(b"cICP", cicp)
+    return info if info.chunks else None
+
+
+def without_metadata(picture: Picture) -> Picture:
+    """The picture alone."""
+    return replace(picture, icc=None, exif=None, dpi=None, xmp=None, iptc=None, texts=())
 
 
 def with_8_bits(picture: Picture) -> Picture:
