@@ -316,16 +316,14 @@ def words_of(image: Image.Image, texts: Sequence[tuple[str, str]] = ()) -> Words
 
 def _words_of_tiff(image: Image.Image) -> Words:
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
-    xmp, iptc = tags.get(_XMP), tags.get(_IPTC)
-    if isinstance(iptc, (int, tuple)):  # in words of four bytes, which many programs wrote
-        numbers = iptc if isinstance(iptc, tuple) else (iptc,)
-        order = ">" if tags.prefix == b"MM" else "<"
-        iptc = b"".join(struct.pack(order + "I", number) for number in numbers if isinstance(number, int)).rstrip(b"\0")
+    xmp = tags.get(_XMP)
+    iptc = getattr(tags, "_tagdata", {}).get(_IPTC)  # many programs call its bytes numbers, of which Pillow would give one
+    iptc = iptc.rstrip(b"\0") if isinstance(iptc, bytes) else None
     known = _STORAGE_TAGS | _KEPT_OTHERWISE | set(_DESCRIPTIVE_TAGS)
     others = sorted(tag for tag in tags if tag >= 32768 and tag not in known)
     named = ", ".join(map(str, others[:6])) + (", …" if len(others) > 6 else "")
     notes = (f"private TIFF tags were left out ({named})",) if others else ()
-    return Words(xmp if isinstance(xmp, bytes) else None, iptc if isinstance(iptc, bytes) and iptc else None, notes=notes)
+    return Words(xmp if isinstance(xmp, bytes) else None, iptc or None, notes=notes)
 
 
 def turned_xmp(xmp: bytes | None, orientation: int) -> bytes | None:
