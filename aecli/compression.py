@@ -503,7 +503,10 @@ def _dpi(header: Header) -> tuple[float, float] | None:
 def _texts(arrays: Arrays) -> tuple[tuple[str, str], ...]:
     if "texts" not in arrays:
         return ()
-    texts = json.loads(arrays["texts"].tobytes())
+    try:
+        texts = json.loads(arrays["texts"].tobytes())
+    except RecursionError as error:
+        raise AecliError("its texts are nested too deep") from error
     if not (isinstance(texts, list) and all(isinstance(t, list) and [type(part) for part in t] == [str, str] for t in texts)):
         raise AecliError("its texts are no pairs of keyword and text")
     return tuple((keyword, text) for keyword, text in texts)
