@@ -2,8 +2,9 @@
 
 They are read by Pillow's decoders all the same, and so within the bounds that hold for every other file. A decoder keeps one
 of the two bytes of a sample, and which one depends on the byte order it is told: the file is decoded twice, in both orders.
-Written files take their metadata from Pillow and their samples from zlib. (The libraries that could do either were tried:
-imagecodecs ends the interpreter, of Python 3.11, after some thousand damaged PNG files; tifffile writes no EXIF.)
+Written files take their metadata from Pillow and their samples from zlib, TIFF files of 8 bits and of further bands too. (The
+libraries that could do either were tried: imagecodecs ends the interpreter, of Python 3.11, after some thousand damaged PNG
+files; tifffile writes no EXIF. For what Pillow does not read at all, `aecli.tiff` asks tifffile.)
 """
 
 from __future__ import annotations

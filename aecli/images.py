@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import re
 import struct
 import threading
@@ -263,7 +264,10 @@ def _open(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
 
 def _reopened(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
     with _pillow_kept_quiet():
-        return _open(stream, head, name)
+        image = _open(stream, head, name)
+        if image.format == "TIFF":
+            image.getexif()  # as in `_read_stream`
+    return image
 
 
 def _check_length(stream: BinaryIO, image: Image.Image, name: str) -> None:
@@ -287,6 +291,7 @@ def _check_codestream_ends(stream: BinaryIO, name: str) -> None:
 
 
 _pillow_lock = threading.Lock()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without any, Python writes what it logs to the terminal
 
 
 @contextmanager
@@ -425,7 +430,7 @@ def _refuse_negative(pixels: Array, mode: str, name: str) -> None:
 def _samples_by_tifffile(image: Image.Image, name: str) -> _Samples | None:
     """Of a TIFF file that is not decoded yet; None where Pillow reads all of it."""
     from aecli.deep_colour import GreyAlphaTiff
-    from aecli.tiff import WAY_OUT, is_beyond_pillow, left_out, read_samples
+    from aecli.tiff import WAY_OUT, UnreadError, is_beyond_pillow, left_out, read_samples
 
     if isinstance(image, GreyAlphaTiff):
         return None
@@ -436,7 +441,7 @@ def _samples_by_tifffile(image: Image.Image, name: str) -> _Samples | None:
         return None
     try:
         return _samples_of_stored(read_samples(stream, name), name)
-    except AecliError:  # what Pillow reads of it is whole, as far as it goes
+    except UnreadError:  # what Pillow reads of it is whole, as far as it goes
         samples = _samples_by_pillow(image, name, 8, None)
         return replace(samples, notes=(*samples.notes, f"{clause} ({WAY_OUT} reads such files)"))
 

@@ -11,7 +11,6 @@ import logging
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import SEEK_END, BytesIO
@@ -25,6 +24,8 @@ from PIL import ExifTags, Image, TiffImagePlugin, TiffTags
 from aecli.errors import AecliError
 
 Array = npt.NDArray[Any]
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # without any, Python writes its warnings to the terminal
 
 WAY_OUT = "pip install 'aecli[tiff]'"
 MOST_BANDS = 64
@@ -258,36 +259,33 @@ class Stored:
     extra: Array | None = None
 
 
+class UnreadError(AecliError):
+    """tifffile, or a codec of it, is not there, or does not read such files either."""
+
+
 def read_samples(stream: BinaryIO, name: str) -> Stored:
-    """All samples of the first page, by tifffile. Raises AecliError without it, and for what it cannot read either."""
+    """All samples of the first page, by tifffile.
+
+    Raises UnreadError without it, and for what it cannot read either; AecliError if parts of the file are missing, or if it is
+    no picture.
+    """
     try:
         import tifffile
     except ImportError:
-        raise AecliError(f"{name} is a TIFF file of a kind that needs tifffile: {WAY_OUT}") from None
+        raise UnreadError(f"{name} is a TIFF file of a kind that needs tifffile: {WAY_OUT}") from None
     stream.seek(0)
-    with _tifffile_kept_quiet():
-        try:
-            with tifffile.TiffFile(stream, _multifile=False) as file:
-                page = file.pages[0]
-                _check_page(page, stream, name)
-                return _stored(page, page.asarray(maxworkers=1), name)
-        except (AecliError, MemoryError):
-            raise
-        except Exception as error:  # hostile files raise almost any type
-            if "imagecodecs" in str(error) and not _has_imagecodecs():
-                raise AecliError(f"{name} is compressed in a way that needs imagecodecs: {WAY_OUT}") from error
-            raise AecliError(f"{name} is damaged, or a TIFF file of a kind that cannot be read ({error}): save it anew") from error
-
-
-@contextmanager
-def _tifffile_kept_quiet() -> Iterator[None]:
-    """Its warnings go to a logger, and without a handler to the terminal."""
-    logger = logging.getLogger("tifffile")
-    was, logger.disabled = logger.disabled, True
     try:
-        yield
-    finally:
-        logger.disabled = was
+        with tifffile.TiffFile(stream) as file:
+            page = file.pages[0]
+            _check_page(page, stream, name)
+            return _stored(page, page.asarray(maxworkers=1), name)
+    except (AecliError, MemoryError):
+        raise
+    except Exception as error:  # hostile files raise almost any type
+        if "imagecodecs" in str(error) and not _has_imagecodecs():
+            raise UnreadError(f"{name} is compressed in a way that needs imagecodecs: {WAY_OUT}") from error
+        reason = str(error) or type(error).__name__
+        raise UnreadError(f"{name} is damaged, or a TIFF file of a kind that cannot be read ({reason}): save it anew") from error
 
 
 @cache

@@ -264,6 +264,12 @@ for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg"):
         read_picture(bytes(data))
     except AecliError:
         pass
+damaged = bytearray(data)
+damaged[bytes(damaged).index(b"\\x15\\x01\\x03\\0") + 8] = 99  # samples a pixel
+try:
+    read_picture(bytes(damaged))
+except AecliError:
+    pass
 buffer = io.BytesIO()
 tifffile.imwrite(buffer, rng.random((20, 20, 3)), photometric="rgb", description="x" * 50)
 try:
