@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import struct
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from aecli.coding.entropy import LatentCoder, Latents
 from aecli.coding.exact import from_fixed
 from aecli.device import Compute
 from aecli.errors import AecliError, UsageError
-from aecli.images import Picture, read_picture, with_8_bits, without_colour
+from aecli.images import Picture, read_picture, with_8_bits, without_colour, without_metadata
 from aecli.metrics import psnr
 from aecli.models import FeatureAutoencoder
 from aecli.models.codec import BLOCK, Codec
@@ -45,7 +46,7 @@ MODES = ("L", "RGB")
 LAYOUTS = ("stream", "array")
 MAX_DPI = 65536  # as in pictures
 MAX_NAME_BYTES = 243  # of 255 that a file's name may have, without .safetensors
-_META_MEMBERS = ("icc", "exif")
+_META_MEMBERS = ("icc", "exif", "xmp", "iptc")
 
 Header = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -156,14 +157,14 @@ def _with_what_metadata_takes(
     error: AecliError, wanted: Target, picture: Picture, coder: Coder, encode: Callable[[float], bytes]
 ) -> AecliError:
     """The error, and the way out where a rate is out of reach because of what comes with the picture."""
-    bare = replace(picture, icc=None, exif=None, dpi=None)
+    bare = without_metadata(picture)
     sizes = [len(write_container(*_with_metadata(p, coder, {}, {}))) for p in (picture, bare)]
     taken, smallest = sizes[0] - sizes[1], len(encode(0.0))
     bound = wanted.value if wanted.kind == "bytes" else wanted.value * picture.width * picture.height / 8
     if wanted.kind == "psnr" or bound >= smallest or (bound < smallest - taken and bound >= taken):
         return error
     way_out = f"pass --strip, and the smallest file has {smallest - taken:,}"
-    return AecliError(f"{error}; EXIF, colour profile and resolution take {taken:,} bytes: {way_out}")
+    return AecliError(f"{error}; metadata (EXIF, colour profile, texts) takes {taken:,} bytes: {way_out}")
 
 
 def check_options(coder: Coder, quality: float | Target | None) -> None:
@@ -193,6 +194,8 @@ def _with_metadata(
     if picture.alpha is not None:
         arrays["alpha"] = _bytes_array(_png(picture.alpha))
     arrays |= {name: _bytes_array(getattr(picture, name)) for name in _META_MEMBERS if getattr(picture, name)}
+    if picture.texts:
+        arrays["texts"] = _bytes_array(json.dumps(picture.texts).encode())
     return header, arrays
 
 
@@ -290,8 +293,9 @@ def _picture(header: Header, arrays: Arrays, pixels: np.ndarray, name: str) -> P
         if pixels.shape[:2] != (height, width):
             raise AecliError("its sizes do not agree")
         alpha = _alpha(arrays["alpha"].tobytes(), width, height) if "alpha" in arrays else None
-        icc, exif = (arrays[m].tobytes() if m in arrays else None for m in _META_MEMBERS)
-        return Picture(pixels, alpha=alpha, mode=mode, icc=icc, exif=exif, dpi=dpi, format="NPZ")
+        icc, exif, xmp, iptc = (arrays[m].tobytes() if m in arrays else None for m in _META_MEMBERS)
+        texts = _texts(arrays)
+        return Picture(pixels, alpha, mode, icc, exif, dpi, format="NPZ", xmp=xmp, iptc=iptc, texts=texts)
 
 
 def latents_of(data: bytes, name: str, find_coder: Callable[[str], Coder]) -> np.ndarray:
@@ -530,6 +534,18 @@ def _dpi(header: Header) -> tuple[float, float] | None:
     if not (0 < horizontal < MAX_DPI and 0 < vertical < MAX_DPI):  # true of NaN too
         raise AecliError("its resolution is not within what pictures have")
     return horizontal, vertical
+
+
+def _texts(arrays: Arrays) -> tuple[tuple[str, str], ...]:
+    if "texts" not in arrays:
+        return ()
+    try:
+        texts = json.loads(arrays["texts"].tobytes())
+    except RecursionError as error:
+        raise AecliError("its texts are nested too deep") from error
+    if not (isinstance(texts, list) and all(isinstance(t, list) and [type(part) for part in t] == [str, str] for t in texts)):
+        raise AecliError("its texts are no pairs of keyword and text")
+    return tuple((keyword, text) for keyword, text in texts)
 
 
 def _weights_label(header: Header, name: str) -> tuple[str, str]:

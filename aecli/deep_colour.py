@@ -2,8 +2,9 @@
 
 They are read by Pillow's decoders all the same, and so within the bounds that hold for every other file. A decoder keeps one
 of the two bytes of a sample, and which one depends on the byte order it is told: the file is decoded twice, in both orders.
-Written files take their metadata from Pillow and their samples from zlib. (The libraries that could do either were tried:
-imagecodecs ends the interpreter, of Python 3.11, after some thousand damaged PNG files; tifffile writes no EXIF.)
+Written files take their metadata from Pillow and their samples from zlib, TIFF files of 8 bits and of further bands too. (The
+libraries that could do either were tried: imagecodecs ends the interpreter, of Python 3.11, after some thousand damaged PNG
+files; tifffile writes no EXIF. For what Pillow does not read at all, `aecli.tiff` asks tifffile.)
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, TiffTags
 
 Samples = npt.NDArray[np.uint16]  # (H, W, C): C = 2 grey and alpha, 3 RGB, 4 RGBA
+Bands = npt.NDArray[Any]  # (H, W, C) uint8 or uint16
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _CHANNELS, _ROWS, _LENGTHS = 258, 259, 262, 273, 277, 278, 279
 _WIDTH, _HEIGHT, _PLANAR, _PREDICTOR, _EXTRA_SAMPLES = 256, 257, 284, 317, 338
-_DEFLATE, _DIFFERENCES, _BLACK_IS_ZERO, _RGB, _STRAIGHT_ALPHA, _PREMULTIPLIED = 8, 2, 1, 2, 2, 1
+_DEFLATE, _DIFFERENCES, _BLACK_IS_ZERO, _RGB, _STRAIGHT_ALPHA, _PREMULTIPLIED, _UNSPECIFIED = 8, 2, 1, 2, 2, 1, 0
 _BLOCK = 1 << 20  # bytes of samples that are filtered and compressed at once
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -167,22 +169,32 @@ def _deflated_rows(samples: Samples) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def write_tiff(samples: Samples, target: BinaryIO, metadata: Mapping[str, Any]) -> None:
-    """Deflated strips. `metadata` are keyword arguments for Pillow's `save`; of these icc_profile, exif (an Image.Exif), dpi."""
+def write_tiff(samples: Bands, target: BinaryIO, metadata: Mapping[str, Any], extra: Bands | None = None) -> None:
+    """Deflated strips of 8 or 16 bits, C = 1 grey included.
+
+    `metadata` are keyword arguments for Pillow's `save`; of these icc_profile, exif (an Image.Exif), dpi. `extra`: (H, W, E),
+    further bands of the same type.
+    """
     height, width, channels = samples.shape
+    grey, has_alpha = channels <= 2, channels in {2, 4}
+    if extra is not None:
+        samples = np.dstack([samples, extra])
     strips = [_deflated(strip) for strip in _strips(samples)]
     tags = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     exif = metadata.get("exif", {})
     for tag in exif:
-        tags[tag] = exif.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else exif[tag]
+        within = tag in TiffTags.TAGS_V2_GROUPS and not isinstance(exif[tag], dict)
+        tags[tag] = exif.get_ifd(tag) if within else exif[tag]
     if metadata.get("icc_profile"):
         tags[TiffImagePlugin.ICCPROFILE] = metadata["icc_profile"]
     if "dpi" in metadata:
         tags[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inches
         tags[TiffImagePlugin.X_RESOLUTION], tags[TiffImagePlugin.Y_RESOLUTION] = metadata["dpi"]
-    layout = {_WIDTH: width, _HEIGHT: height, _BITS: (16,) * channels, _CHANNELS: channels, _PLANAR: 1}
-    layout |= {_COMPRESSION: _DEFLATE, _PREDICTOR: _DIFFERENCES, _PHOTOMETRIC: _BLACK_IS_ZERO if channels == 2 else _RGB}
-    layout |= {_EXTRA_SAMPLES: (_STRAIGHT_ALPHA,)} if channels != 3 else {}
+    bands = samples.shape[2]
+    layout = {_WIDTH: width, _HEIGHT: height, _BITS: (8 * samples.itemsize,) * bands, _CHANNELS: bands, _PLANAR: 1}
+    layout |= {_COMPRESSION: _DEFLATE, _PREDICTOR: _DIFFERENCES, _PHOTOMETRIC: _BLACK_IS_ZERO if grey else _RGB}
+    kinds = (_STRAIGHT_ALPHA,) * has_alpha + (_UNSPECIFIED,) * (bands - channels)
+    layout |= {_EXTRA_SAMPLES: kinds} if kinds else {}
     for tag, value in layout.items():
         tags[tag] = value
     lengths = [len(strip) for strip in strips]
@@ -193,19 +205,16 @@ def write_tiff(samples: Samples, target: BinaryIO, metadata: Mapping[str, Any]) 
     target.writelines(strips)
 
 
-def _deflated(strip: Samples) -> bytes:
-    differences = strip.astype("<u2")
+def _deflated(strip: Bands) -> bytes:
+    differences = strip.astype(strip.dtype.newbyteorder("<"))
     differences[:, 1:] -= strip[:, :-1]
     return zlib.compress(differences.data)
 
 
-def _strips(samples: Samples) -> Iterator[Samples]:
+def _strips(samples: Bands) -> Iterator[Bands]:
     rows = _rows_of_strip(samples)
     return (samples[top : top + rows] for top in range(0, len(samples), rows))
 
 
-def _rows_of_strip(samples: Samples) -> int:
+def _rows_of_strip(samples: Bands) -> int:
     return max(1, _BLOCK // int(samples[0].nbytes))
-
-
-WRITERS = {"PNG": write_png, "TIFF": write_tiff}

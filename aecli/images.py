@@ -8,26 +8,44 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import re
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from aecli import kinds
 from aecli.errors import AecliError, UsageError
 from aecli.lossy import Lossy, lossy_of
-from aecli.metadata import dpi_of, exif_for_tiff, exif_of, exif_with_dpi, upright
+from aecli.metadata import (
+    COMMENT,
+    dpi_of,
+    exif_of,
+    exif_with_dpi,
+    photoshop_block,
+    tags_for_tiff,
+    turned_exif,
+    turned_xmp,
+    upright,
+    words_of,
+)
 from aecli.storage import Place
+
+if TYPE_CHECKING:
+    from aecli.colour import Signalled
+    from aecli.png_chunks import Beside
+    from aecli.tiff import Stored
 
 Array = npt.NDArray[Any]
 
@@ -55,32 +73,38 @@ SUFFIXES: frozenset[str] = frozenset({
 
 _HEIC = "HEIC is not read: convert it to JPEG, PNG or AVIF first"
 _RAW = "a camera's raw file is not read: develop it to TIFF or PNG first"
-_RAW_SUFFIXES = (
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf "
-    ".srw .x3f"
-)
 UNREAD: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys((".heic", ".heif", ".hif"), _HEIC) | dict.fromkeys(_RAW_SUFFIXES.split(), _RAW)
+    dict.fromkeys((".heic", ".heif", ".hif"), _HEIC) | dict.fromkeys(kinds.CAMERA_RAW_SUFFIXES, _RAW)
 )
 """Suffixes, in lower case, of pictures that a walk through a folder finds and cannot take, and why."""
 
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
         ".png": "PNG",
+        ".apng": "PNG",
         ".jpg": "JPEG",
         ".jpeg": "JPEG",
+        ".jpe": "JPEG",
+        ".jfif": "JPEG",
+        ".mpo": "JPEG",
         ".webp": "WEBP",
         ".avif": "AVIF",
         ".tif": "TIFF",
         ".tiff": "TIFF",
         ".bmp": "BMP",
+        ".dib": "DIB",
         ".ppm": "PPM",
         ".pgm": "PPM",
         ".pnm": "PPM",
         ".jp2": "JPEG2000",
+        ".jpx": "JPEG2000",
+        ".j2k": "J2K",
     }
 )
-"""Suffixes that can be written, and Pillow's name of their format. Not GIF: 256 colours are too few for a result."""
+"""Suffixes that can be written, and the name of their format. Not GIF: 256 colours are too few for a result.
+
+The names are Pillow's, but for J2K, the bare codestream of JPEG 2000.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +120,13 @@ class Picture:
     icc: bytes | None = None  # colour profile of `pixels`
     exif: bytes | None = None  # as Pillow takes it, b"Exif\0\0" first; its orientation is 1 or absent
     dpi: tuple[float, float] | None = None  # horizontal, vertical, after the orientation was applied
-    format: str | None = None  # Pillow's name of the file's format
+    format: str | None = None  # of the file, as FORMATS names those that are written; others as Pillow does
     notes: tuple[str, ...] = ()  # what was reduced on reading, one clause each
     lossy: Lossy | None = None  # how hard the file was compressed, where that can be told
+    xmp: bytes | None = None
+    iptc: bytes | None = None  # the records themselves
+    texts: tuple[tuple[str, str], ...] = ()  # keywords and texts, as PNG has them
+    extra: Array | None = None  # (H, W, E), same dtype: further bands, infrared say, which the models leave as they are
 
     @property
     def height(self) -> int:
@@ -138,7 +166,8 @@ def from_pil(image: Image.Image, name: str = "picture") -> Picture:
     Raises AecliError if its pixels cannot be decoded or have values that no picture has.
     """
     with _errors_as_sentences(name):
-        return _picture_of(image, name, stored_bits=8, reopened=None)
+        texts = [(keyword, str(text)) for keyword, text in getattr(image, "text", {}).items() if not keyword.startswith("XML:")]
+        return _picture_of(image, name, stored_bits=8, reopened=None, texts=texts)
 
 
 def _read_stream(stream: BinaryIO, name: str) -> Picture:
@@ -147,42 +176,115 @@ def _read_stream(stream: BinaryIO, name: str) -> Picture:
     head = stream.read(1 << 16)  # where every format that we read keeps its bit depth
     if not head:
         raise AecliError(f"{name} is empty (0 bytes): check where it came from")
+    if kinds.is_camera_raw(head):
+        raise AecliError(kinds.camera_raw(name))
+    pages_notes: tuple[str, ...] = ()
+    beside = None
+    if head.startswith((b"II", b"MM")):
+        stream, pages_notes = _tiff_at_its_picture(stream, head, name)
+    elif head.startswith(b"\x89PNG\r\n\x1a\n"):
+        from aecli.png_chunks import read_beside
+
+        beside = read_beside(stream)
+        stream, pages_notes = beside.whole, tuple(beside.notes)
     with _pillow_kept_quiet():
-        image = _open(stream)
+        image = _open(stream, head, name)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
         _check_length(stream, image, name)
-        frames = getattr(image, "n_frames", 1)
+        frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
         if image.format == "TIFF":
             image.getexif()  # Pillow would read it while decoding, where its warnings reach the terminal
     with image:
         if image.format == "JPEG2000":
             _check_codestream_ends(stream, name)
-        picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream))
-        picture = replace(picture, lossy=lossy_of(image, stream))
+        _add_signals(image, head, beside)
+        texts = beside.texts if beside else ()
+        picture = _picture_of(image, name, _stored_bits(image, head), lambda: _reopened(stream, head, name), texts)
+        picture = replace(picture, format=_container(image, head), lossy=lossy_of(image, stream))
     if frames > 1:
-        picture = replace(picture, notes=(*picture.notes, f"only the first of {frames} frames was read"))
-    return picture
+        pages_notes = (*pages_notes, f"only the first of {frames} frames was read")
+    return replace(picture, notes=(*picture.notes, *pages_notes))
 
 
-def _open(stream: BinaryIO) -> Image.Image:
+_SIGNALLED = "aecli signalled colours"  # a key of `Image.info`
+
+
+def _add_signals(image: Image.Image, head: bytes, beside: Beside | None) -> None:
+    """Puts what Pillow does not read of a file, its profile, XMP and signalled colours, where it puts what it reads."""
+    from aecli.colour import of_numbers, of_tiff
+
+    if beside:
+        found = {"icc_profile": beside.icc, "xmp": beside.xmp, _SIGNALLED: beside.signalled}
+        image.info.update({key: value for key, value in found.items() if value is not None})
+    elif image.format == "TIFF":
+        image.info[_SIGNALLED] = of_tiff(image.tag_v2)  # type: ignore[attr-defined]
+    elif image.format == "AVIF" and (at := head.find(b"colrnclx")) >= 0:
+        primaries, transfer, matrix, full = struct.unpack_from(">HHHB", head.ljust(at + 15, b"\0"), at + 8)
+        image.info[_SIGNALLED] = of_numbers(primaries & 255, transfer & 255, matrix=matrix & 255, full_range=full >= 128)
+    elif image.format == "JPEG2000" and (at := head.find(b"colr\x02")) >= 4:
+        (length,) = struct.unpack_from(">I", head, at - 4)
+        if at - 4 + length <= len(head) and head[at + 7 + 36 : at + 7 + 40] == b"acsp":
+            image.info["icc_profile"] = head[at + 7 : at - 4 + length]
+
+
+def _profile_of(image: Image.Image, *, grey: bool) -> bytes | None:
+    """The file's profile, or one of the colours that it signals otherwise; HDR, which profiles do not know, counts before them."""
+    profile: bytes | None = image.info.get("icc_profile") or None
+    signalled: Signalled | None = image.info.get(_SIGNALLED)
+    if signalled is None or (profile and not signalled.cicp):
+        return profile
+    from aecli.colour import profile_of
+
+    return profile_of(signalled, grey=grey)
+
+
+def _tiff_at_its_picture(stream: BinaryIO, head: bytes, name: str) -> tuple[BinaryIO, tuple[str, ...]]:
+    """The file as one that begins with its picture, where a preview comes first, and notes on its other pages."""
+    from aecli.tiff import is_tiff, keep_libtiff_quiet, layout_of, with_first
+
+    layout = layout_of(stream) if is_tiff(head) else None
+    stream.seek(0)
+    if layout is None:
+        return stream, ()
+    keep_libtiff_quiet()
+    if layout.camera_raw or PurePath(name).suffix.lower() in kinds.CAMERA_RAW_SUFFIXES:
+        raise AecliError(kinds.camera_raw(name))
+    if layout.layers > 1:
+        raise AecliError(f"{name} is a volume of {layout.layers} layers: save the layer that you want by itself")
+    notes = [f"only the first of {layout.pictures} frames was read"] if layout.pictures > 1 else []
+    if layout.masks:
+        notes.append("the transparency mask was left out")
+    stream = with_first(stream, layout)
+    stream.seek(0)
+    return stream, tuple(notes)
+
+
+def _open(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
+    stream.seek(0)
     try:
         return Image.open(stream, formats=_READABLE)
     except UnidentifiedImageError:
         from aecli.deep_colour import GreyAlphaTiff
+        from aecli.tiff import OtherTiff
 
-        stream.seek(0)
-        try:
-            return GreyAlphaTiff(stream)
-        except SyntaxError:
-            pass
+        for kind in (GreyAlphaTiff, OtherTiff):
+            stream.seek(0)
+            try:
+                return kind(stream)
+            except SyntaxError:
+                continue
+        if sentence := kinds.refusal(head, name):
+            raise AecliError(sentence) from None
         raise
 
 
-def _reopened(stream: BinaryIO) -> Image.Image:
-    stream.seek(0)
+def _reopened(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
     with _pillow_kept_quiet():
-        return _open(stream)
+        image = _open(stream, head, name)
+        if image.format == "TIFF":
+            image.getexif()  # as in `_read_stream`
+    return image
 
 
 def _check_length(stream: BinaryIO, image: Image.Image, name: str) -> None:
@@ -206,6 +308,7 @@ def _check_codestream_ends(stream: BinaryIO, name: str) -> None:
 
 
 _pillow_lock = threading.Lock()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without any, Python writes what it logs to the terminal
 
 
 @contextmanager
@@ -257,6 +360,13 @@ def _damaged(name: str, error: Exception) -> AecliError:
     return AecliError(f"{name} is damaged or cut short ({error or type(error).__name__}): get a whole copy of the file")
 
 
+def _container(image: Image.Image, head: bytes) -> str | None:
+    """The format as FORMATS has it: a JPEG with further pictures behind it (MPO) is one, a bare codestream is no JP2."""
+    if image.format == "JPEG2000" and head.startswith(b"\xff\x4f\xff\x51"):
+        return "J2K"
+    return "JPEG" if image.format == "MPO" else image.format
+
+
 def _stored_bits(image: Image.Image, head: bytes) -> int:
     """Bits a sample in the file, which the mode does not tell: Pillow decodes colour with 8 bits whatever there is."""
     match image.format:
@@ -277,26 +387,80 @@ def _stored_bits(image: Image.Image, head: bytes) -> int:
     return 8
 
 
-def _picture_of(image: Image.Image, name: str, stored_bits: int, reopened: Callable[[], Image.Image] | None) -> Picture:
-    """`reopened` opens the file again, where there is one."""
+def _picture_of(
+    image: Image.Image,
+    name: str,
+    stored_bits: int,
+    reopened: Callable[[], Image.Image] | None,
+    texts: Sequence[tuple[str, str]] = (),
+) -> Picture:
+    """`reopened` opens the file again, where there is one. texts: those of a PNG file."""
+    size = image.size
     turned_by_pillow = _orientation_of_tiff(image)
-    deep = _deep_samples(image, reopened) if reopened and image.format in _DEEP_FORMATS else None
-    image.load()
-    samples = _samples_of(image, name, stored_bits) if deep is None else _samples_of_deep(image, deep)
+    samples = _samples_by_tifffile(image, name) if reopened and image.format == "TIFF" else None
+    if samples is None:
+        samples = _samples_by_pillow(image, name, stored_bits, reopened)
+    else:
+        turned_by_pillow = 1
     with _pillow_kept_quiet():
         exif, orientation, exif_notes = exif_of(image)
         dpi = dpi_of(image, exif)
-    icc = image.info.get("icc_profile") if samples.profile_fits else None
+        words = words_of(image, texts)
+    turned = max(orientation, turned_by_pillow)
+    exif, turning_notes = turned_exif(exif, turned, size)
     return Picture(
         pixels=upright(samples.pixels, orientation),
         alpha=None if samples.alpha is None else upright(samples.alpha, orientation),
-        mode=image.mode if deep is None else _MODES[deep.shape[2]],
-        icc=icc or None,
+        extra=None if samples.extra is None else upright(samples.extra, orientation),
+        mode=samples.mode or image.mode,
+        icc=_profile_of(image, grey=samples.pixels.shape[2] == 1) if samples.profile_fits else None,
         exif=exif,
-        dpi=(dpi[1], dpi[0]) if dpi and max(orientation, turned_by_pillow) >= 5 else dpi,
+        dpi=(dpi[1], dpi[0]) if dpi and turned >= 5 else dpi,
+        xmp=turned_xmp(words.xmp, turned),
+        iptc=words.iptc,
+        texts=words.texts,
         format=image.format,
-        notes=samples.notes + exif_notes,
+        notes=samples.notes + exif_notes + turning_notes + words.notes,
     )
+
+
+def _samples_by_pillow(image: Image.Image, name: str, stored_bits: int, reopened: Callable[[], Image.Image] | None) -> _Samples:
+    deep = _deep_samples(image, reopened) if reopened and image.format in _DEEP_FORMATS else None
+    image.load()
+    samples = _samples_of(image, name, stored_bits) if deep is None else _samples_of_deep(image, deep)
+    if image.format == "TIFF" and _SIGNED in image.tag_v2.get(_SAMPLE_FORMAT, ()):  # type: ignore[attr-defined]
+        _refuse_negative(samples.pixels, image.mode, name)
+    return samples
+
+
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF, and what it says
+
+
+def _refuse_negative(pixels: Array, mode: str, name: str) -> None:
+    """Of signed samples that Pillow took for unsigned ones, which it does except for its 32-bit mode."""
+    if mode == "I":
+        return
+    signed = pixels.view(np.int8 if pixels.dtype == np.uint8 else np.int16)
+    _check_integers(int(signed.min()), int(signed.max()), np.iinfo(pixels.dtype).max, name)
+
+
+def _samples_by_tifffile(image: Image.Image, name: str) -> _Samples | None:
+    """Of a TIFF file that is not decoded yet; None where Pillow reads all of it."""
+    from aecli.deep_colour import GreyAlphaTiff
+    from aecli.tiff import WAY_OUT, UnreadError, is_beyond_pillow, left_out, read_samples
+
+    if isinstance(image, GreyAlphaTiff):
+        return None
+    stream: BinaryIO = image.fp  # type: ignore[attr-defined]
+    if is_beyond_pillow(image):
+        return _samples_of_stored(read_samples(stream, name), name)
+    if not (clause := left_out(image)):
+        return None
+    try:
+        return _samples_of_stored(read_samples(stream, name), name)
+    except UnreadError:  # what Pillow reads of it is whole, as far as it goes
+        samples = _samples_by_pillow(image, name, 8, None)
+        return replace(samples, notes=(*samples.notes, f"{clause} ({WAY_OUT} reads such files)"))
 
 
 def _deep_samples(image: Image.Image, reopened: Callable[[], Image.Image]) -> Array | None:
@@ -320,6 +484,8 @@ class _Samples:
     alpha: Array | None = None  # (H, W)
     notes: tuple[str, ...] = ()
     profile_fits: bool = True  # the file's ICC profile still describes `pixels`
+    extra: Array | None = None  # (H, W, E)
+    mode: str | None = None  # where Pillow's mode of the image is another
 
 
 def _samples_of(image: Image.Image, name: str, stored_bits: int) -> _Samples:
@@ -341,7 +507,79 @@ def _samples_of_deep(image: Image.Image, deep: Array) -> _Samples:
     has_alpha = deep.shape[2] in {2, 4}
     pixels = np.ascontiguousarray(deep[..., :-1]) if has_alpha else deep
     alpha = np.ascontiguousarray(deep[..., -1]) if has_alpha else _alpha_of_key(pixels, image.info.get("transparency"))
-    return _Samples(pixels, alpha)
+    return _Samples(pixels, alpha, mode=_MODES[deep.shape[2]])
+
+
+def _samples_of_stored(stored: Stored, name: str) -> _Samples:
+    """What tifffile has read: any numbers, brought to 8 or 16 bits as those that Pillow reads are."""
+    if stored.cmyk:
+        to_bytes, _ = _scaling(stored.colours, stored.bits, name)
+        samples = _samples_of_cmyk(Image.fromarray(to_8_bits(to_bytes(stored.colours)), "CMYK"))
+        return replace(samples, notes=(*samples.notes, *_notes_of_inks(stored)), mode="CMYK")
+    scaled, notes = _scaling(stored.colours, stored.bits, name)
+    pixels = scaled(stored.colours)
+    alpha = None if stored.alpha is None else scaled(stored.alpha)
+    if alpha is not None and stored.premultiplied:
+        pixels = _straightened(pixels, alpha)
+    extra = None
+    if stored.extra is not None:
+        if stored.extra.dtype in (np.uint8, np.uint16) and stored.extra.dtype == pixels.dtype:
+            extra = np.ascontiguousarray(scaled(stored.extra))
+        else:
+            notes = (*notes, f"{further_bands(stored.extra.shape[2])} left out")
+    mode = ("L" if pixels.shape[2] == 1 else "RGB") + "A" * (alpha is not None)
+    return _Samples(pixels, alpha, notes, extra=extra, mode=mode)
+
+
+def _notes_of_inks(stored: Stored) -> tuple[str, ...]:
+    more = (stored.alpha is not None) + (0 if stored.extra is None else stored.extra.shape[2])
+    return (f"{further_bands(more)} left out",) if more else ()
+
+
+def _them(extra: Array) -> str:
+    return "it" if extra.shape[2] == 1 else "them"
+
+
+def further_bands(count: int) -> str:
+    """The beginning of a note that they are left out."""
+    return "one further band was" if count == 1 else f"{count} further bands were"
+
+
+def _straightened(pixels: Array, alpha: Array) -> Array:
+    """Alpha taken out of the other samples."""
+    top = np.iinfo(pixels.dtype).max
+    return np.minimum(np.rint(pixels * (top / np.maximum(alpha, 1)[..., None])), top).astype(pixels.dtype)
+
+
+def _scaling(values: Array, bits: int, name: str) -> tuple[Callable[[Array], Array], tuple[str, ...]]:
+    """How samples of the kind and range of `values` become uint8 or uint16, and notes on it. bits: of integers that are used.
+
+    Raises AecliError for values that no picture has.
+    """
+    if values.dtype == bool:
+        return lambda samples: samples.astype(np.uint8) * np.uint8(255), ()
+    if np.issubdtype(values.dtype, np.floating):
+        white = _white_of(values, name)
+        note = f"floating-point values were read with 16 bits, {white} as white"
+        return lambda samples: np.rint(np.clip(samples.astype(np.float64), 0, white) * (65535 / white)).astype(np.uint16), (note,)
+    if values.dtype == np.uint8 or (values.dtype == np.uint16 and bits > 8):
+        whole, kind = (255, np.uint8) if values.dtype == np.uint8 else (65535, np.uint16)
+        top = (1 << bits) - 1
+        if top >= whole:
+            return lambda samples: samples, ()
+        return lambda samples: ((samples.astype(np.uint32) * whole + top // 2) // top).astype(kind), ()
+    if not np.issubdtype(values.dtype, np.integer):
+        raise AecliError(f"{name} has pixels of the kind {values.dtype}, which is not supported: convert it to RGB first")
+    _check_integers(int(values.min()), int(values.max()), 255 if values.dtype == np.int8 else 65535, name)
+    kind = np.uint8 if values.dtype == np.int8 else np.uint16
+    return lambda samples: samples.astype(kind), ()
+
+
+def _check_integers(low: int, high: int, most: int, name: str) -> None:
+    if low < 0 or high > most:
+        raise AecliError(
+            f"{name} has values from {low} to {high}, outside 0-{most}: scale it to {8 if most == 255 else 16} bits first"
+        )
 
 
 def _samples_of_bytes(image: Image.Image, stored_bits: int) -> _Samples:
@@ -369,9 +607,7 @@ def _samples_of_palette(image: Image.Image) -> _Samples:
 
 def _samples_of_integers(image: Image.Image, name: str, stored_bits: int) -> _Samples:
     values = np.array(image)[..., None]  # (H, W, 1)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise AecliError(f"{name} has values from {low} to {high}, outside 0-65535: scale it to 16 bits first")
+    _check_integers(int(values.min()), int(values.max()), 65535, name)
     pixels: Array = values.astype(np.uint16)
     if image.format == "TIFF" and image.mode.startswith("I;16"):
         if stored_bits == 12:
@@ -382,16 +618,19 @@ def _samples_of_integers(image: Image.Image, name: str, stored_bits: int) -> _Sa
 
 
 def _samples_of_floats(image: Image.Image, name: str) -> _Samples:
+    values = np.array(image)[..., None]  # (H, W, 1)
+    scaled, notes = _scaling(values, 32, name)
+    return _Samples(scaled(values), notes=notes)
+
+
+def _white_of(values: Array, name: str) -> int:
     """Floating-point files do not say what white is, so the largest value has to: 1, 255 or 65535."""
-    values = np.array(image, dtype=np.float64)[..., None]  # (H, W, 1)
     if not np.isfinite(values).all():
         raise AecliError(f"{name} has pixels that are infinite or no number: replace them first")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 65535:
         raise AecliError(f"{name} has values from {low:g} to {high:g}: scale them to 0-1 first")
-    white = next(white for white in (1, 255, 65535) if high <= white)
-    pixels = np.rint(values * (65535 / white)).astype(np.uint16)
-    return _Samples(pixels, notes=(f"floating-point values were read with 16 bits, {white} as white",))
+    return next(white for white in (1, 255, 65535) if high <= white)
 
 
 def _samples_of_cmyk(image: Image.Image) -> _Samples:
@@ -458,7 +697,7 @@ def _alpha_of_key(pixels: Array, key: Any) -> Array | None:
 @dataclass(frozen=True)
 class _Writer:
     modes: frozenset[str]  # those of L, LA, RGB, RGBA and I;16 that the format holds
-    metadata: bool  # ICC and EXIF
+    metadata: bool  # ICC and EXIF, and some of XMP, IPTC and texts
     options: Mapping[str, Any]
     longest: int | None = None  # side, in pixels
     largest: int | None = None  # area
@@ -471,23 +710,26 @@ _AVIF_OPTIONS = {"quality": 95, "subsampling": "4:4:4", "advanced": {"alpha:loss
 _WRITERS: Mapping[str, _Writer] = MappingProxyType(
     {
         "PNG": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
-        "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {"compression": "tiff_adobe_deflate"}),
+        "TIFF": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), True, {}),
         "JPEG": _Writer(frozenset({"L", "RGB"}), True, {"quality": 95, "subsampling": "4:4:4"}, longest=65500),
         # exact: colour under alpha 0
         "WEBP": _Writer(frozenset({"RGB", "RGBA"}), True, {"lossless": True, "exact": True}, longest=16383),
         "AVIF": _Writer(frozenset({"L", "RGB", "RGBA"}), True, _AVIF_OPTIONS, longest=32768, largest=16384 * 16384),
         "JPEG2000": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {}),
+        "J2K": _Writer(frozenset({"L", "LA", "RGB", "RGBA", "I;16"}), False, {"no_jp2": True}),
         "BMP": _Writer(frozenset({"L", "RGB"}), False, {}),
+        "DIB": _Writer(frozenset({"L", "RGB"}), False, {}),
         "PPM": _Writer(frozenset({"L", "RGB", "I;16"}), False, {}),
     }
 )
 LOSSY_FORMATS = frozenset({"JPEG", "WEBP", "AVIF"})
 _DPI_IN_EXIF = frozenset({"WEBP", "AVIF"})
-_DPI_NOWHERE = frozenset({"PPM", "JPEG2000"})
+_DPI_NOWHERE = frozenset({"PPM", "JPEG2000", "J2K"})
+_PILLOW_NAMES = {"J2K": "JPEG2000"}  # of formats that it has another name for
 
 
 def format_of(path: Place) -> str:
-    """Pillow's name of the format in which this file is written. Raises UsageError for a suffix not in FORMATS."""
+    """The name of the format in which this file is written. Raises UsageError for a suffix not in FORMATS."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -523,18 +765,24 @@ def write_picture(
         raise AecliError(f"{reason}: choose .png")
     if not _holds_alpha(writer):
         picture = replace(picture, alpha=None)
-    image, notes = (None, ()) if format in _DEEP_FORMATS and _is_deep(picture) else _image_for(picture, writer)
+    by_us = format == "TIFF" or (format == "PNG" and _is_deep(picture))
+    image, notes = (None, ()) if by_us else _image_for(picture, writer)
     mode = image.mode if image else _pillow_mode(picture)
+    if picture.extra is not None and format != "TIFF":
+        notes = (*notes, f"{further_bands(picture.extra.shape[2])} left out, as {format} cannot hold {_them(picture.extra)}")
     buffer = io.BytesIO()  # Pillow seeks, and leaves half a file behind when it fails
     try:
         metadata, metadata_notes = _metadata_for(picture, mode, format)
         if image:
-            options = _options_for(writer, mode, metadata) | _compression(format, mode, lossy)
-            image.save(buffer, format, **options, **metadata)
+            options = _options_for(writer, mode) | _compression(format, mode, lossy)
+            image.save(buffer, _PILLOW_NAMES.get(format, format), **options, **metadata)
         else:
-            from aecli.deep_colour import WRITERS
+            from aecli.deep_colour import write_png, write_tiff
 
-            WRITERS[format](_bands(picture), buffer, metadata)
+            if format == "PNG":
+                write_png(_bands(picture), buffer, metadata)
+            else:
+                write_tiff(_bands(picture), buffer, metadata, picture.extra)
     except (OSError, ValueError, RuntimeError, SyntaxError, struct.error) as error:
         size = f"{picture.width} x {picture.height} pixels"
         raise AecliError(f"{name} ({size}) cannot be written as {format} ({error}): choose .png") from error
@@ -558,12 +806,10 @@ def _image_for(picture: Picture, writer: _Writer) -> tuple[Image.Image, tuple[st
     return image, ("16-bit values were written with 8 bits",) if reduced else ()
 
 
-def _options_for(writer: _Writer, mode: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _options_for(writer: _Writer, mode: str) -> dict[str, Any]:
     options = {**writer.options}
     if mode == "L":
         options.pop("subsampling", None)  # with it AVIF would write three channels for grey
-    if "exif" in metadata:
-        options.pop("compression", None)  # libtiff, which compresses, fails on EXIF
     return options
 
 
@@ -595,17 +841,74 @@ def _metadata_for(picture: Picture, mode: str, format: str) -> tuple[dict[str, A
         else:
             notes.append(f"the colour profile was left out, as {format} cannot hold it")
     if exif:
-        if holds_metadata and not (format == "JPEG" and len(exif) > 65533):
-            metadata["exif"] = exif_for_tiff(exif) if format == "TIFF" else exif
+        if holds_metadata and not (format == "JPEG" and len(exif) > _JPEG_SEGMENT):
+            metadata["exif"] = exif
         else:
             notes.append(f"EXIF data was left out, as {format} cannot hold it")
-    return metadata, notes
+    words, left_out = _words_for(picture, format)
+    if format == "TIFF" and (exif or words):
+        metadata["exif"] = tags_for_tiff(exif, picture.xmp, picture.iptc)
+        words = {}
+    return metadata | words, notes + [f"{what} was left out, as {format} cannot hold it" for what in left_out]
+
+
+_JPEG_SEGMENT = 65533  # bytes
+
+
+def _words_for(picture: Picture, format: str) -> tuple[dict[str, Any], list[str]]:
+    """XMP, IPTC and texts as keyword arguments for Pillow, and the names of what the format has no place for."""
+    words: dict[str, Any] = {}
+    left_out = []
+    if picture.xmp:
+        fits = format in {"PNG", "TIFF", "WEBP", "AVIF"} or (format == "JPEG" and len(picture.xmp) < _JPEG_SEGMENT - 29)
+        words |= {"xmp": picture.xmp} if fits else {}
+        left_out += [] if fits else ["XMP data"]
+    if picture.iptc:
+        fits = format == "TIFF" or (format == "JPEG" and len(picture.iptc) < _JPEG_SEGMENT - 40)
+        words |= {"extra": photoshop_block(picture.iptc) if format == "JPEG" else picture.iptc} if fits else {}
+        left_out += [] if fits else ["IPTC data"]
+    if format == "PNG":
+        if info := _png_info(picture):
+            words = {"pnginfo": info}
+        return words, left_out
+    comment = dict(picture.texts).get(COMMENT, "").encode("utf-8", "surrogateescape")
+    if format == "JPEG" and 0 < len(comment) <= _JPEG_SEGMENT:
+        words["comment"] = comment
+    lost = [keyword for keyword, _ in picture.texts if not (keyword == COMMENT and "comment" in words)]
+    return words, left_out + ([f"text ({', '.join(lost[:5])}{', …' if len(lost) > 5 else ''})"] if lost else [])
+
+
+def _png_info(picture: Picture) -> Any:
+    """A PngInfo with XMP, texts and HDR's numbers, or None."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from aecli.colour import cicp_in
+    from aecli.png_chunks import XMP_KEYWORD
+
+    info = PngInfo()
+    if picture.xmp:
+        info.add_itxt(XMP_KEYWORD, picture.xmp.decode("utf-8", "replace"))
+    for keyword, text in picture.texts:
+        plain = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if plain.isascii():
+            info.add_text(keyword, plain)
+        else:
+            info.add_itxt(keyword, plain)
+    if cicp := cicp_in(picture.icc):
+        info.add(b"cICP", cicp)
+    return info if info.chunks else None
+
+
+def without_metadata(picture: Picture) -> Picture:
+    """The picture alone."""
+    return replace(picture, icc=None, exif=None, dpi=None, xmp=None, iptc=None, texts=())
 
 
 def with_8_bits(picture: Picture) -> Picture:
     """The picture with pixels and alpha rounded to uint8; one that is uint8 already comes back as it is."""
     alpha = None if picture.alpha is None else to_8_bits(picture.alpha)
-    return replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha)
+    extra = None if picture.extra is None else to_8_bits(picture.extra)
+    return replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha, extra=extra)
 
 
 def to_8_bits(samples: Array) -> Array:

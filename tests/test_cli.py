@@ -451,7 +451,7 @@ def test_max_bytes_below_what_the_metadata_takes_names_strip(aecli, photo):
         exif[0x927C] = np.random.default_rng(0).bytes(3000)
         image.save(photo, exif=exif)
     said = aecli("encode photo.png --max-bytes 2k")
-    assert_one_sentence(said, 1, "no quality comes to 2,000 bytes", "EXIF, colour profile and resolution take 3,", "pass --strip")
+    assert_one_sentence(said, 1, "no quality comes to 2,000 bytes", "metadata (EXIF, colour profile, texts) takes 3,", "pass --strip")
     smallest = int(re.search(r"the smallest file has (\d+)\n", said.stderr)[1])
     assert json.loads(aecli("encode photo.png -q 0 --strip --json -o a.npz").stdout)["bytes"] == smallest
     assert "pass --strip" in aecli("encode photo.png --bpp 5").stderr
@@ -502,6 +502,17 @@ def test_encode_strips_what_is_not_the_picture(aecli, photo):
         aecli("decode photo.npz -o back.png --overwrite")
         assert ("exif" in opened("back.png").info) is kept
         assert ("dpi" in opened("back.png").info) is kept
+
+
+@pytest.mark.parametrize(("suffix", "format"), [(".mpo", "MPO"), (".jfif", "JPEG"), (".dib", "DIB"), (".j2k", "JPEG2000")])
+def test_denoise_keeps_the_container_in_a_pipe_and_beside_the_input(aecli, photo, suffix, format):
+    more = {"save_all": True, "append_images": [Image.new("RGB", (64, 48))]} if format == "MPO" else {}
+    source = photo.with_suffix(suffix)
+    opened(photo).save(source, format, **more, **({"no_jp2": True} if suffix == ".j2k" else {}))
+    aecli(f"denoise {source.name} --weights {{tiny-denoiser}}")
+    beside = source.with_name(f"photo.denoised{suffix}").read_bytes()
+    piped = aecli("denoise - --weights {tiny-denoiser}", stdin=source.read_bytes()).stdout_bytes
+    assert piped[:4] == beside[:4] == source.read_bytes()[:4]
 
 
 def test_encode_and_decode_in_a_pipe(aecli, photo):

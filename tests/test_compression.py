@@ -154,10 +154,13 @@ def test_what_alpha_hides_keeps_its_colour_in_a_grey_picture(codec, small_photog
 def test_alpha_profile_and_metadata_survive(kind, request, small_photograph):
     coder = request.getfixturevalue(kind)
     alpha = np.random.default_rng(0).integers(0, 256, (96, 128), dtype=np.uint8)
-    picture = replace(small_photograph, alpha=alpha, icc=ICC, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0", dpi=(300.0, 72.5))
+    words = {"xmp": b"<x:xmpmeta/>", "iptc": b"\x1c\x02x\0\5Hello", "texts": (("Title", "grüße"), ("Comment", "\udcfc"))}
+    picture = replace(small_photograph, **words)
+    picture = replace(picture, alpha=alpha, icc=ICC, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0", dpi=(300.0, 72.5))
     decoded = decode(encode_picture(picture, coder), coder)
     np.testing.assert_array_equal(decoded.alpha, alpha)
     assert (decoded.icc, decoded.exif, decoded.dpi) == (picture.icc, picture.exif, picture.dpi)
+    assert (decoded.xmp, decoded.iptc, decoded.texts) == tuple(words.values())
     plain = decode(encode_picture(small_photograph, coder), coder)
     assert (plain.alpha, plain.icc, plain.exif, plain.dpi) == (None, None, None, None)
     np.testing.assert_array_equal(plain.pixels, decoded.pixels)
@@ -527,3 +530,10 @@ def test_the_quality_of_a_file_is_the_one_it_was_encoded_with(photograph, codec_
     data = encode_picture(photograph, coder, quality=100 / 3)
     assert describe(data, "a.npz").quality == 33.33
     assert data == encode_picture(photograph, coder, quality=33.33)
+
+
+@pytest.mark.parametrize("texts", [b"{}", b'[["Title"]]', b'[["Title", 7]]', b"[" * 5000, b"\xff"])
+def test_texts_that_are_none_are_damage(codec, picture_of, texts):
+    data = forged(encode_picture(picture_of(8, 8), codec), arrays={"texts": np.frombuffer(texts, np.uint8)})
+    with pytest.raises(AecliError, match="is damaged"):
+        decode(data, codec)

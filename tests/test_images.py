@@ -321,6 +321,23 @@ def test_the_suffix_does_not_decide_what_a_file_is(tmp_path):
     assert read_picture(path).format == "JPEG"
 
 
+@pytest.mark.parametrize(
+    ("format", "options", "kept"),
+    [
+        ("MPO", {"save_all": True, "append_images": [Image.new("RGB", (23, 19))]}, "JPEG"),
+        ("DIB", {}, "DIB"),
+        ("JPEG2000", {"no_jp2": True}, "J2K"),
+        ("JPEG2000", {}, "JPEG2000"),
+    ],
+)
+def test_the_container_of_a_file_can_be_written_again(format, options, kept):
+    picture = read_picture(encoded(Image.fromarray(some_rgb()), format, **options))
+    assert picture.format == kept
+    again = read_picture(written(picture, picture.format))
+    assert again.format == kept
+    assert np.abs(again.pixels.astype(int) - some_rgb()).max() <= 12
+
+
 def test_each_way_not_to_be_a_picture_has_its_sentence(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("not a picture at all " * 99)
@@ -331,7 +348,7 @@ def test_each_way_not_to_be_a_picture_has_its_sentence(tmp_path):
         "empty.png": r"is empty \(0 bytes\): ",
         "text.png": "is not a picture that can be read .*: check the file",
         "folder.png": "is a folder: ",
-        "script.eps": "is not a picture that can be read",
+        "script.eps": "is a PostScript file, which aecli cannot read: convert it to PNG or TIFF first",
     }.items():
         with pytest.raises(AecliError, match=f"{name} {message}"):
             read_picture(tmp_path / name)

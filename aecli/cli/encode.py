@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -15,7 +15,7 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
-from aecli.images import SUFFIXES, UNREAD, Picture, read_picture, with_8_bits
+from aecli.images import SUFFIXES, UNREAD, Picture, further_bands, read_picture, with_8_bits, without_metadata
 from aecli.pages import preview
 from aecli.pipeline import Several, SkippedError, Work
 from aecli.quality import Target
@@ -49,7 +49,9 @@ def encode(
     skip_larger: Annotated[
         bool, typer.Option("--skip-larger", help="Write no file that would be larger than its input.", rich_help_panel=SIZE)
     ] = False,
-    strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, colour profile and resolution.")] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave out EXIF, XMP, IPTC, texts, colour profile and resolution.")
+    ] = False,
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: a codec or a feature autoencoder.")
     ] = "photo-codec",
@@ -122,7 +124,7 @@ def _work(
     def read(job: Job) -> tuple[Picture, int]:
         source = read_bytes(job, sys.stdin.buffer)
         picture = read_picture(source, job.name)
-        return replace(picture, icc=None, exif=None, dpi=None) if asked.strip else picture, len(source)
+        return without_metadata(picture) if asked.strip else picture, len(source)
 
     def process(given: Sequence[tuple[Picture, int]]) -> list[tuple[bytes, dict[str, Any]]]:
         encoded = encode_together([picture for picture, _ in given], coder, quality=wanted)
@@ -150,6 +152,8 @@ def _work(
         notes = [*picture.notes]
         if picture.pixels.dtype.itemsize == 2:
             notes.append("16 bits a channel were rounded to 8")
+        if picture.extra is not None:
+            notes.append(f"{further_bands(picture.extra.shape[2])} left out")
         judged = can_judge(picture, coder.weights)
         info["unlike_training_data"] = is_unlike(picture, coder.weights, compute, errors) if judged else None
         if info["unlike_training_data"]:

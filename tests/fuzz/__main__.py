@@ -74,7 +74,7 @@ def forged_npz(draw, files):
     header, arrays = read_container(draw(st.sampled_from(files)), "valid")
     fields = draw(st.dictionaries(st.sampled_from([*header, "dpi", "scale", "quality"]), JSON, max_size=3))
     header = {k: v for k, v in {**header, **fields}.items() if k != "aecli" or k in fields}
-    names = st.sampled_from(["stream", "latents", "alpha", "icc", "exif", "../../x", "/tmp/x"])
+    names = st.sampled_from(["stream", "latents", "alpha", "icc", "exif", "xmp", "iptc", "texts", "../../x", "/tmp/x"])
     members = st.binary(max_size=200).map(lambda b: np.frombuffer(b, np.uint8))
     members |= st.lists(st.integers(-128, 127), max_size=32).map(
         lambda n: np.array(n, np.int8).reshape(-1, 1 + 3 * (len(n) % 4 == 0))

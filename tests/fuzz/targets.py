@@ -4,11 +4,12 @@ import contextlib
 import io
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from aecli.colour import Signalled, profile_of
 from aecli.compression import Coder, coder_for, decode_picture, describe, encode_picture, latents_of
 from aecli.device import select
 from aecli.errors import AecliError
@@ -127,6 +128,7 @@ FORMATS = {
 
 def small_pictures(photograph, side=16):
     """A corner of a photograph in every format, by name; a smaller one where it has 16 bits a sample."""
+    import tifffile
     from PIL import Image
 
     image, files = Image.fromarray(np.ascontiguousarray(photograph.pixels[:side, :side])), {}
@@ -140,6 +142,14 @@ def small_pictures(photograph, side=16):
             buffer = io.BytesIO()
             write_picture(from_array(deep[..., channels]), buffer, format)
             files[f"{format} of 16-bit {name}"] = buffer.getvalue()
+    for name, samples in {"floats": deep[..., :3].astype(np.float32) / 65535, "four bands": deep}.items():
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, samples, photometric="rgb", extrasamples=["unspecified"] * (samples.shape[2] - 3))
+        files[f"TIFF of {name}"] = buffer.getvalue()
+    buffer = io.BytesIO()
+    words = {"xmp": b"<x:xmpmeta/>", "texts": (("Title", "grüße"),)}
+    write_picture(replace(from_array(deep[..., :3]), icc=profile_of(Signalled(), grey=False), **words), buffer, "PNG")
+    files["PNG with words"] = buffer.getvalue()
     return files
 
 
