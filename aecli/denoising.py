@@ -85,8 +85,7 @@ def denoise_picture(
         return Denoised(picture, 0.0, estimated=False)
     if sigma is None and (colours := _few_colours(picture)):
         return Denoised(picture, 0.0, estimated=True, colours=colours, unlike=True)
-    visible = _visible(picture)
-    pixels, used = _restore(_distinct(picture.pixels, visible), visible, weights.model, sigma, strength, tile, compute)
+    pixels, used = _restore(_channels(picture), _visible(picture), weights.model, sigma, strength, tile, compute)
     return _denoised(picture, pixels, used, estimated=sigma is None)
 
 
@@ -120,8 +119,7 @@ def denoise_small(
         x, told = torch.zeros(count + spare, 3, height, width), torch.zeros(count + spare)
         for row, picture in enumerate(part):
             white = white_level(picture.pixels)
-            visible = _visible(picture)
-            x[row] = _without_hidden(_distinct(picture.pixels, visible), visible, white)
+            x[row] = _without_hidden(_channels(picture), _visible(picture), white)
             told[row] = _level_of(sigma or 0.0, picture.pixels, white)
         with one_thread():
             restored, levels = _run(x, weights.model, None if sigma is None else told, strength, compute)
@@ -134,7 +132,7 @@ def _small_result(picture: Picture, restored: Tensor, levels: Tensor, sigma: flo
     if few:
         return Denoised(picture, 0.0, estimated=True, colours=few, unlike=True)
     visible, white = _visible(picture), white_level(picture.pixels)
-    pixels = _blend(_distinct(picture.pixels, visible), visible, restored, strength, white)
+    pixels = _blend(_channels(picture), visible, restored, strength, white)
     used = sigma if sigma is not None else _grey_levels(_sum_of_squares(levels, visible), visible, picture.pixels, white)
     return _denoised(picture, pixels, used, estimated=sigma is None)
 
@@ -147,10 +145,9 @@ def _denoised(picture: Picture, pixels: np.ndarray, sigma: float, *, estimated: 
     return Denoised(dataclasses.replace(picture, pixels=pixels), sigma, estimated=estimated, unlike=bool(unlike))
 
 
-def _distinct(pixels: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """(H, W, C) → the same, or (H, W, 1) where the channels of all that is visible are equal: what is grey stays grey."""
-    equal = (pixels[..., :1] == pixels).all(axis=2)
-    return pixels[..., :1] if (equal | ~visible).all() else pixels
+def _channels(picture: Picture) -> np.ndarray:
+    """The pixels, (H, W, C), or one channel of a picture without colour: what is grey stays grey."""
+    return picture.pixels[..., :1] if picture.is_grey else picture.pixels
 
 
 def white_level(pixels: np.ndarray) -> int:

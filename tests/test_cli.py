@@ -451,7 +451,8 @@ def test_max_bytes_below_what_the_metadata_takes_names_strip(aecli, photo):
         exif[0x927C] = np.random.default_rng(0).bytes(3000)
         image.save(photo, exif=exif)
     said = aecli("encode photo.png --max-bytes 2k")
-    assert_one_sentence(said, 1, "no quality comes to 2,000 bytes", "metadata (EXIF, colour profile, texts) takes 3,", "pass --strip")
+    takes = "metadata (EXIF, colour profile, texts) takes 3,"
+    assert_one_sentence(said, 1, "no quality comes to 2,000 bytes", takes, "pass --strip")
     smallest = int(re.search(r"the smallest file has (\d+)\n", said.stderr)[1])
     assert json.loads(aecli("encode photo.png -q 0 --strip --json -o a.npz").stdout)["bytes"] == smallest
     assert "pass --strip" in aecli("encode photo.png --bpp 5").stderr
