@@ -42,9 +42,12 @@ FEWEST_PIXELS = 256  # that tell something about the number of colours
 
 @dataclasses.dataclass(frozen=True)
 class Denoised:
-    """picture: the result. sigma: the noise level used, in grey levels of 255; where it was estimated, and so differs from place
-    to place, its root mean square over all that alpha does not hide. colours: how many a picture has that was left as it is
-    for having so few. unlike: whether the picture is unlike the training data, and its result doubtful."""
+    """A cleaned picture, and what is said of it.
+
+    sigma: the noise level that was told, in grey levels of 255; where it was estimated, the root mean square of what strength 1
+    removes, over all that alpha does not hide: what a person sees go. None of a feature autoencoder. colours: how many a picture
+    has that was left as it is for having so few. unlike: whether the picture is unlike the training data, and its result doubtful.
+    """
 
     picture: Picture
     sigma: float | None
@@ -122,18 +125,18 @@ def denoise_small(
             x[row] = _without_hidden(_channels(picture), _visible(picture), white)
             told[row] = _level_of(sigma or 0.0, picture.pixels, white)
         with one_thread():
-            restored, levels = _run(x, weights.model, None if sigma is None else told, strength, compute)
-        results += [_small_result(*given, sigma, strength) for given in zip(part, restored, levels, strict=False)]
+            restored, removed = _run(x, weights.model, None if sigma is None else told, strength, compute)
+        results += [_small_result(*given, sigma, strength) for given in zip(part, restored, removed, strict=False)]
     return results
 
 
-def _small_result(picture: Picture, restored: Tensor, levels: Tensor, sigma: float | None, strength: float) -> Denoised:
+def _small_result(picture: Picture, restored: Tensor, removed: Tensor, sigma: float | None, strength: float) -> Denoised:
     few = _few_colours(picture) if sigma is None else None
     if few:
         return Denoised(picture, 0.0, estimated=True, colours=few, unlike=True)
     visible, white = _visible(picture), white_level(picture.pixels)
     pixels = _blend(_channels(picture), visible, restored, strength, white)
-    used = sigma if sigma is not None else _grey_levels(_sum_of_squares(levels, visible), visible, picture.pixels, white)
+    used = sigma if sigma is not None else _grey_levels(_sum_of_squares(removed, visible), visible, picture.pixels, white)
     return _denoised(picture, pixels, used, estimated=sigma is None)
 
 
@@ -206,29 +209,30 @@ def _restore(
     result = pixels.copy()
     white = white_level(pixels)
     told = None if sigma is None else torch.tensor([_level_of(sigma, pixels, white)])
-    squares = 0.0  # of the noise levels, summed over the visible pixels
+    squares = 0.0  # of what is removed, summed over the visible pixels
     for rows, columns in tiles(height, width, tile, overlap):
         kept, read, inside = (rows.kept, columns.kept), (rows.read, columns.read), (rows.kept_of_read, columns.kept_of_read)
         if not visible[kept].any():
             continue
         # A grey picture goes in as three equal channels, as in training.
         x = _without_hidden(pixels[read], visible[read], white).expand(3, -1, -1)[None]
-        restored, levels = _run(x, model, told, strength, compute)
+        restored, removed = _run(x, model, told, strength, compute)
         result[kept] = _blend(pixels[kept], visible[kept], restored[0][:, *inside], strength, white)
-        squares += _sum_of_squares(levels[0][inside], visible[kept])
+        squares += _sum_of_squares(removed[0][inside], visible[kept])
     return result, _grey_levels(squares, visible, pixels, white) if sigma is None else sigma
 
 
 def _run(x: Tensor, model: Denoiser, told: Tensor | None, strength: float, compute: Compute) -> tuple[Tensor, Tensor]:
-    """(B, 3, h, w) in 0–1, told levels (B,) → restored (B, 3, h, w), not clipped, and noise levels (B, h, w), float32."""
-    x = x.to(compute.device).contiguous(memory_format=compute.layout)
+    """(B, 3, h, w) in 0–1, told levels (B,) or None → restored (B, 3, h, w), not clipped, and the root mean square of what that
+    takes from each pixel's channels, (B, h, w); float32."""
+    moved = x.to(compute.device).contiguous(memory_format=compute.layout)
     with torch.inference_mode(), compute.autocast():
         if told is None:
-            levels = model.estimate(x).float().clamp(max=MAX_ESTIMATE)
+            levels = model.estimate(moved).float().clamp(max=MAX_ESTIMATE)
         else:
-            levels = told.to(x.device).view(-1, 1, 1, 1).expand_as(x[:, :1])
-        restored = model(x, levels * max(1.0, strength)).float().cpu()
-    return restored, levels[:, 0].cpu()
+            levels = told.to(moved.device).view(-1, 1, 1, 1).expand_as(moved[:, :1])
+        restored = model(moved, levels * max(1.0, strength)).float().cpu()
+    return restored, (x - restored.clamp(0, 1)).square().mean(dim=1).sqrt()
 
 
 def _level_of(sigma: float, pixels: np.ndarray, white: int) -> float:
@@ -236,12 +240,12 @@ def _level_of(sigma: float, pixels: np.ndarray, white: int) -> float:
     return sigma / 255 * np.iinfo(pixels.dtype).max / white
 
 
-def _sum_of_squares(levels: Tensor, visible: np.ndarray) -> float:
-    return float(np.square(levels.numpy()[visible], dtype=np.float64).sum())
+def _sum_of_squares(values: Tensor, visible: np.ndarray) -> float:
+    return float(np.square(values.numpy()[visible], dtype=np.float64).sum())
 
 
 def _grey_levels(squares: float, visible: np.ndarray, pixels: np.ndarray, white: int) -> float:
-    """The root mean square of noise levels, whose squares sum to that over all visible pixels, in grey levels of 255."""
+    """The root mean square of values whose squares sum to that over all visible pixels, in grey levels of 255."""
     level = math.sqrt(squares / max(1, int(np.count_nonzero(visible))))
     return float(255 * level * white / np.iinfo(pixels.dtype).max)
 

@@ -1,6 +1,7 @@
 """Denoising of pictures: what must stay as it is, tiles without seams, and the blind noise estimate."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from aecli.images import from_array, read_picture
 from aecli.metrics import psnr
 from aecli.models.denoiser import Denoiser
 from aecli.tiling import TileSide
+from aecli.training.noise.camera import camera_noise
 from aecli.weights import load_weights
 
 
@@ -26,6 +28,12 @@ def noisy(pixels, sigma, seed=0):
 
 def difference(a, b):
     return np.abs(a.pixels.astype(int) - b.pixels.astype(int)).max()
+
+
+def camera_noisy(pixels, strength):
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
+    x = camera_noise(x, torch.full((1, 1, 1, 1), strength), torch.Generator().manual_seed(7))
+    return (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 class LoudEstimator(Denoiser):
@@ -140,10 +148,32 @@ def test_more_colours_and_pictures_too_small_to_tell_are_denoised(denoiser_weigh
 
 def test_an_estimate_never_exceeds_the_noise_of_training(denoiser_weights, compute, photograph):
     loud = replace(denoiser_weights, model=LoudEstimator(denoiser_weights.model))
-    result = denoise_picture(photograph, loud, compute)
-    assert result.sigma == pytest.approx(255 * denoising.MAX_ESTIMATE)
-    assert result.unlike
-    assert denoise_picture(photograph, denoiser_weights, compute, sigma=200).sigma == 200
+    for picture in (photograph, replace(photograph, pixels=photograph.pixels[:40, :50])):
+        blind = denoise_picture(picture, loud, compute)
+        told = denoise_picture(picture, denoiser_weights, compute, sigma=255 * denoising.MAX_ESTIMATE)
+        np.testing.assert_array_equal(blind.picture.pixels, told.picture.pixels)
+
+
+@pytest.mark.parametrize("kind", ["white", "camera", "clean"])
+@pytest.mark.parametrize("size", [(50, 60), (180, 200)])
+def test_the_noise_level_that_is_stated_is_what_was_removed(shipped, compute, photograph, kind, size):
+    clean = photograph.pixels[: size[0], : size[1]]
+    given = {"white": noisy(clean, 20), "camera": camera_noisy(clean, 0.4), "clean": clean}[kind]
+    for pixels in (given, given[..., 1:2], given.astype(np.uint16) * 257):
+        result = denoise_picture(from_array(pixels), shipped, compute)
+        removed = np.sqrt(np.square(result.picture.pixels - pixels.astype(float)).mean()) * 255 / np.iinfo(pixels.dtype).max
+        assert result.sigma == pytest.approx(removed, rel=0.05, abs=0.2)
+
+
+@pytest.mark.parametrize("strength", [0.15, 0.4])
+def test_more_is_more_on_camera_noise(shipped, compute, photograph, strength):
+    picture = from_array(camera_noisy(photograph.pixels, strength))
+
+    def removed(**options):
+        return np.abs(denoise_picture(picture, shipped, compute, **options).picture.pixels - picture.pixels.astype(float)).mean()
+
+    for amounts in ([removed(sigma=s) for s in (2, 5, 8, 15, 25, 40, 60)], [removed(strength=s) for s in (0.5, 1, 1.5, 2)]):
+        assert all(more >= 0.99 * less for less, more in pairwise(amounts)), amounts
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
