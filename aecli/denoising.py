@@ -31,7 +31,6 @@ SMALL_PIXELS = 64 * 64
 SHORTEST = 64  # side of a narrow picture that still counts: below it a call of the network costs more than its pixels
 
 
-MAX_ESTIMATE = 80 / 255  # stronger noise did not occur in training; told levels may be higher
 UNLIKE_SIGMA = 60  # grey levels: no photograph is so noisy all over
 MAX_STRENGTH = 2.0
 # A photograph has thousands of colours, and one with noise more still. What has so few is bilevel, drawn or dithered, and what
@@ -227,11 +226,8 @@ def _run(x: Tensor, model: Denoiser, told: Tensor | None, strength: float, compu
     takes from each pixel's channels, (B, h, w); float32."""
     moved = x.to(compute.device).contiguous(memory_format=compute.layout)
     with torch.inference_mode(), compute.autocast():
-        if told is None:
-            levels = model.estimate(moved).float().clamp(max=MAX_ESTIMATE)
-        else:
-            levels = told.to(moved.device).view(-1, 1, 1, 1).expand_as(moved[:, :1])
-        restored = model(moved, levels * max(1.0, strength)).float().cpu()
+        levels = model.blind_level(moved) if told is None else told.to(moved.device).view(-1, 1, 1, 1)
+        restored = model(moved, levels.expand_as(moved[:, :1]) * max(1.0, strength)).float().cpu()
     return restored, (x - restored.clamp(0, 1)).square().mean(dim=1).sqrt()
 
 

@@ -144,7 +144,7 @@ def all_networks(model: Denoiser, compute: device.Compute) -> dict[str, Network]
     level = torch.tensor([25 / 255], device=compute.device)
 
     def blind(x: Tensor) -> Tensor:
-        return model(x, model.estimate(x))  # type: ignore[no-any-return]
+        return model(x, model.blind_level(x))  # type: ignore[no-any-return]
 
     def in_context(network: Network) -> Network:
         def run(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from aecli.denoising import denoise_picture, denoise_small, small_size
 from aecli.errors import AecliError, UsageError
 from aecli.images import from_array, read_picture
 from aecli.metrics import psnr
-from aecli.models.denoiser import Denoiser
+from aecli.models.denoiser import LEAST_BLIND, MOST_BLIND, Denoiser
 from aecli.tiling import TileSide
 from aecli.training.noise.camera import camera_noise
 from aecli.weights import load_weights
@@ -36,15 +36,16 @@ def camera_noisy(pixels, strength):
     return (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-class LoudEstimator(Denoiser):
-    """A denoiser that takes everything for noise."""
+class WithEstimate(Denoiser):
+    """A denoiser whose estimate is always the same."""
 
-    def __init__(self, model):
+    def __init__(self, model, level):
         super().__init__(model.config)
         self.load_state_dict(model.state_dict())
+        self.level = level
 
     def estimate(self, x):
-        return torch.full_like(x[:, :1], 0.9)
+        return torch.full_like(x[:, :1], self.level)
 
 
 # ----------------------------------------------------------------------------------------------------------- the picture
@@ -146,11 +147,12 @@ def test_more_colours_and_pictures_too_small_to_tell_are_denoised(denoiser_weigh
         assert denoise_picture(from_array(pixels), denoiser_weights, compute).colours is None
 
 
-def test_an_estimate_never_exceeds_the_noise_of_training(denoiser_weights, compute, photograph):
-    loud = replace(denoiser_weights, model=LoudEstimator(denoiser_weights.model))
+@pytest.mark.parametrize(("estimate", "used"), [(0.9, MOST_BLIND), (0.0, LEAST_BLIND)])
+def test_an_estimate_never_leaves_the_noise_of_training(denoiser_weights, compute, photograph, estimate, used):
+    loud = replace(denoiser_weights, model=WithEstimate(denoiser_weights.model, estimate))
     for picture in (photograph, replace(photograph, pixels=photograph.pixels[:40, :50])):
         blind = denoise_picture(picture, loud, compute)
-        told = denoise_picture(picture, denoiser_weights, compute, sigma=255 * denoising.MAX_ESTIMATE)
+        told = denoise_picture(picture, denoiser_weights, compute, sigma=255 * used)
         np.testing.assert_array_equal(blind.picture.pixels, told.picture.pixels)
 
 

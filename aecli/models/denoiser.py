@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from aecli.models.layers import Float32Conv2d, HeadConv2d, ResidualBlock, upsample
 
+# Of the levels that a denoiser is given where nothing is told. It sees better than its estimator what is noise: given a little
+# more than there is, it removes weak noise of cameras that the estimator misses, and leaves what is clean. Noise above the
+# highest did not occur in training.
+LEAST_BLIND, MOST_BLIND = 6 / 255, 80 / 255
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
@@ -92,6 +97,10 @@ class Denoiser(nn.Module):
         sigma = self.estimator(pad_to_multiple(x, self.estimator.stride))
         return F.interpolate(sigma, scale_factor=self.estimator.stride, mode="nearest")[..., :H, :W]
 
+    def blind_level(self, x: Tensor) -> Tensor:
+        """What to give `forward` as the noise level where nothing is told: the estimate within bounds, (B, 1, H, W), float32."""
+        return within_bounds(self.estimate(x))
+
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The clean picture.
 
@@ -127,6 +136,11 @@ class Denoiser(nn.Module):
         if sigma.ndim == 1:
             return sigma.view(B, 1, 1, 1).expand(B, 1, H // 2, W // 2).to(x.dtype)
         return F.avg_pool2d(pad_to_multiple(sigma, self.stride), 2)
+
+
+def within_bounds(estimate: Tensor) -> Tensor:
+    """Estimated noise levels as a denoiser may be given them; any shape."""
+    return estimate.float().clamp(LEAST_BLIND, MOST_BLIND)
 
 
 class NoiseEstimator(nn.Module):

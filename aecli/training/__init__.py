@@ -404,7 +404,7 @@ def _photo_quantiles(model: Denoiser | Codec, paths: Sequence[Path], compute: Co
     if isinstance(model, Codec):
         return error_quantiles(model, patches, compute)
     noisy = add_gaussian(patches, 25 / 255, torch.Generator().manual_seed(0), as_file=True)
-    restored = in_batches(lambda x: model(x, model.estimate(x)), noisy, compute, size=PHOTO_BATCH)
+    restored = in_batches(lambda x: model(x, model.blind_level(x)), noisy, compute, size=PHOTO_BATCH)
     return quantiles_of((restored - patches).square().flatten(1).mean(dim=1))
 
 
@@ -416,7 +416,7 @@ def _photo_samples(model: Denoiser | Codec, valid: list[Tensor], compute: Comput
     if isinstance(model, Denoiser):
         generator = torch.Generator().manual_seed(0)
         noisy = add_gaussian(clean.cpu(), 25 / 255, generator, as_file=True).to(compute.device)
-        return {"clean": clean, "noisy, sigma 25": noisy, "restored": model(noisy, model.estimate(noisy)).float()}
+        return {"clean": clean, "noisy, sigma 25": noisy, "restored": model(noisy, model.blind_level(noisy)).float()}
     level = torch.full((len(clean),), 2.0, device=compute.device)
     return {"original": clean, "decoded": model(clean, level).x_hat}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aecli.errors import AecliError
 from aecli.metrics import psnr
 from aecli.models.codec import Codec, rate_distortion
-from aecli.models.denoiser import Denoiser
+from aecli.models.denoiser import Denoiser, within_bounds
 from aecli.training.data import FolderSource
 from aecli.training.drawings import Drawings
 from aecli.training.noise import DRAWINGS, Degraded, add_gaussian, degrade
@@ -51,7 +51,7 @@ class DenoiserTask:
         noisy = batch.noisy.contiguous(memory_format=torch.channels_last)
         target = self._target(batch)
         estimate = self.model.estimate(noisy)
-        level = torch.where(batch.told.isnan(), estimate.detach(), batch.told)
+        level = torch.where(batch.told.isnan(), within_bounds(estimate.detach()), batch.told)
         weight = (TYPICAL_LEVEL / (batch.sigma.mean(dim=(1, 2, 3), keepdim=True) + LEVEL_FLOOR)).sqrt()
         restoring = (weight * (self.model(noisy, level) - target).abs()).mean()
         ratio = ((estimate + ESTIMATE_FLOOR) / (batch.sigma + ESTIMATE_FLOOR)).log()
@@ -98,7 +98,7 @@ class DenoiserTask:
         for index, clean in enumerate(self.valid):
             generator = torch.Generator().manual_seed(index)
             noisy = add_gaussian(clean, sigma / 255, generator, as_file=blind)[None].to(device)
-            level = model.estimate(noisy) if blind else torch.tensor([sigma / 255], device=device)
+            level = model.blind_level(noisy) if blind else torch.tensor([sigma / 255], device=device)
             restored = model(noisy, level)[0].cpu().float()
             scores.append(psnr((restored.clamp(0, 1) * 255).round() / 255, clean))
         return float(np.mean(scores))
