@@ -4,11 +4,9 @@ Squared error summed over the 784 pixels (0–1), averaged over the pictures: th
 codes of up to 30 numbers also how well ten neighbours tell the class, from the code and from PCA's; for 2-D ones the error
 without looking codes up, which is Hinton & Salakhutdinov's network; for sparse ones the share of active units, and the error as
 a multiple of that of dense weights of the same width, if they are given too; for denoising ones the PSNR before and after.
-With --passing-pca also the seconds from `aecli train` to weights that are better than PCA, with --retrain to 30-D weights as good
-as those that come along.
+With --passing-pca also the seconds from `aecli train` to weights that are better than PCA.
 
-usage: python benchmarks/mnist.py [WEIGHTS …] [--fashion FOLDER] [--passing-pca] [--retrain] [--figure FILE] [--threads N]
-                                  [--json FILE]
+usage: python benchmarks/mnist.py [WEIGHTS …] [--fashion FOLDER] [--passing-pca] [--figure FILE] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -41,8 +39,6 @@ NAMES = {
 }
 PAPER_DIM = 30  # the size of code in Hinton & Salakhutdinov's comparison with PCA
 PASSING = ("--arch", "deep", "--epochs", "1", "--batch-size", "128")
-RECIPE = ("--arch", "conv", "--precision", "bf16", "--epochs")  # of mnist-30d and fashion-30d, but see weights/TRAINING.md
-RECIPE_EPOCHS = {"mnist": "24", "fashion-mnist": "8"}
 DIGITS = 10  # in the figure
 NEIGHBOUR_FIT = 20_000
 
@@ -52,7 +48,6 @@ def main() -> None:
     arguments.add_argument("weights", nargs="*", help=f"names or files (default: {' '.join(sum(NAMES.values(), ()))})")
     arguments.add_argument("--fashion", type=Path, metavar="FOLDER", help="measure on Fashion-MNIST, whose four files lie there")
     arguments.add_argument("--passing-pca", action="store_true", help="train a 30-D autoencoder for an epoch, and time it")
-    arguments.add_argument("--retrain", action="store_true", help="train the 30-D weights as they were trained, and time it")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="draw clean, noisy and restored digits")
     args = arguments.parse_args()
     device.select(threads=args.threads)
@@ -62,8 +57,7 @@ def main() -> None:
         sys.exit("none of the weights is there")
     data = load_dataset(name, args.fashion)
     test = data.test.images.float() / 255
-    wanted = [PASSING] * args.passing_pca + [(*RECIPE, RECIPE_EPOCHS[name])] * args.retrain
-    trained = [train(options, test, args.fashion, args.threads) for options in wanted]  # first: the machine is cool then
+    trained = [train(PASSING, test, args.fashion, args.threads)] if args.passing_pca else []  # first: the machine is cool then
     rows = [measure(weights, test) for weights in found]
     sizes = {row["latent_dim"] for row in rows if row["latent_dim"] <= test[0].numel()}  # a sparse code may be longer than that
     components = PcaCodes(data, max({PAPER_DIM, *sizes}))

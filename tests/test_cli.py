@@ -202,6 +202,23 @@ def test_options_out_of_range_are_wrong_usage(aecli, photo, options):
     assert_one_sentence(aecli(f"denoise photo.png {options} --weights {{tiny-denoiser}}"), 2, options.split()[0])
 
 
+@pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "RGBA"])
+def test_a_page_in_black_and_white_is_left_as_it_is_and_said(aecli, tmp_path, mode):
+    page = Image.new("1", (90, 70), 1)
+    page.paste(0, (10, 10, 40, 12))
+    page.convert(mode).save(tmp_path / "fax.png")
+    result = aecli("denoise fax.png --json --weights {tiny-denoiser}")
+    told = json.loads(result.stdout)
+    assert (told["sigma"], told["unlike_training_data"]) == (0, True)
+    assert told["notes"] == ["left as it is, as it has only 2 colours: pass --sigma to denoise it"]
+    np.testing.assert_array_equal(opened(tmp_path / "fax.denoised.png").convert("RGB"), page.convert("RGB"))
+    assert "2 colours" in aecli("denoise fax.png --overwrite --weights {tiny-denoiser}").stderr
+
+
+def test_a_photograph_is_not_unlike_the_training_data(aecli, photo):
+    assert json.loads(aecli("denoise photo.png --json --weights {tiny-denoiser}").stdout)["unlike_training_data"] is False
+
+
 def test_sigma_that_is_no_number_is_wrong_usage(aecli, photo):
     assert aecli("denoise photo.png --sigma much").exit_code == 2
 
