@@ -43,7 +43,7 @@ class Mixture:
     excess: float
 
 
-PHOTOGRAPHS = Mixture(told_white=0.30, blind_white=0.12, camera=0.32, other=0.12, clean=0.08, excess=0.06)
+PHOTOGRAPHS = Mixture(told_white=0.42, blind_white=0.12, camera=0.26, other=0.10, clean=0.06, excess=0.04)
 DRAWINGS = Mixture(told_white=0.08, blind_white=0.17, camera=0.20, other=0.08, clean=0.42, excess=0.05)
 
 
