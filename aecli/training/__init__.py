@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aecli.anomalies import PHOTO_BATCH, PHOTO_PATCH, error_quantiles, quantiles_of
+from aecli.anomalies import (
+    ERROR_OF_MEAN,
+    LITTLE_LEARNED,
+    PHOTO_BATCH,
+    PHOTO_PATCH,
+    error_quantiles,
+    quantiles_of,
+    share_of_mean_error,
+)
 from aecli.coding.tables import fill_tables, fit_tables
 from aecli.device import Compute
 from aecli.errors import UsageError
@@ -52,6 +60,7 @@ TABLE_PATCHES = 32  # that its tables are fitted to
 UNIT_PATCHES = 32  # that show which units of a denoiser are dormant
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
+MEAN_OF = 4096  # training pictures
 DENOISER_NOISE = "white 0-60 of 255, camera noise, and what files hold besides"  # in the model card
 
 
@@ -199,6 +208,11 @@ def train(
     )
     save_weights(request.output, model, card, half=isinstance(model, Denoiser | Codec), overwrite=request.overwrite)
     trainer.remove_checkpoint()
+    if share_of_mean_error(card) > LITTLE_LEARNED:
+        request.tell(
+            f"warning: {request.output} has learned little: on held-out pictures its error is {share_of_mean_error(card):.0%} of that of "
+            "their mean picture; train longer (--steps, --minutes)"
+        )
     return Result(True, request.output, trainer.step, scores, samples)
 
 
@@ -479,11 +493,19 @@ def _feature_session(request: Request) -> _Session:
         samples = {"original": clean} | ({"noisy": noisy} if noise else {})
         samples["restored" if noise else "reconstruction"] = model(noisy).float()
         quantiles = error_quantiles(model, features.corrupt(data.valid, noise), Compute(torch.device("cpu"), bf16=False))
-        return features.evaluate(model, data.test, noise), samples, quantiles
+        scores = {**features.evaluate(model, data.test, noise), ERROR_OF_MEAN: _error_of_mean(data)}
+        return scores, samples, quantiles
 
     card_task = "denoise" if noise else "features"
     task = features.FeatureTask(model, data.source, data.valid, noise)
     return _Session(task, data.name, _digest(data.valid), card_task, "grey" if channels == 1 else "rgb", finish, measure)
+
+
+def _error_of_mean(data: FeatureData) -> float:
+    """Squared error of the mean training picture, as that of a model is measured."""
+    rows = torch.linspace(0, len(data.train) - 1, min(len(data.train), MEAN_OF)).long()
+    mean = as_unit(data.train[rows]).mean(dim=0)
+    return (data.test - mean).square().flatten(1).sum(dim=1).mean().item()
 
 
 __all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "collection", "feature_data", "train"]
