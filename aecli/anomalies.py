@@ -77,10 +77,11 @@ def check_weights(weights: Weights) -> None:
             f"weights {weights.name} cannot tell what is unlike their training data: pass a codec or a feature autoencoder, "
             "trained by this version of aecli"
         )
-    if share_of_mean_error(weights.card) > NOTHING_LEARNED:
+    share = share_of_mean_error(weights.card)
+    if share > NOTHING_LEARNED:
         raise UsageError(
-            f"weights {weights.name} have not learned their training data (their error is {share_of_mean_error(weights.card):.1f} times "
-            "that of the mean picture), so nothing would stand out: train them longer"
+            f"weights {weights.name} have not learned their training data (their error is {share:.1f} times that of the mean "
+            "picture), so nothing would stand out: train them longer"
         )
 
 

@@ -208,7 +208,7 @@ def test_weights_that_have_learned_nothing_are_refused_and_training_says_so(tmp_
         if learned:
             judge(picture(digits(1)[0]), weights, compute)
         else:
-            with pytest.raises(UsageError, match="have not learned their training data .* train them longer"):
+            with pytest.raises(UsageError, match=r"have not learned their training data .* train them longer"):
                 judge(picture(digits(1)[0]), weights, compute)
     warnings = [sentence for sentence in told if "has learned little" in sentence]
     assert len(warnings) == 1

@@ -143,6 +143,25 @@ def test_trees_lists_and_null_separated_names(aecli, photo, tmp_path):
     assert sorted(path.name for path in (tmp_path / "flat").iterdir()) == expected
 
 
+def test_a_list_keeps_the_tree(aecli, photo, tmp_path):
+    for folder in ("scans/x", "scans/y/z"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(photo.read_bytes())
+    names = f"scans/x/a.png\n./scans/y/z/a.png\n{tmp_path}/scans/y/z/a.png\n"
+    assert aecli("denoise --files-from - -o out --weights {tiny-denoiser}", stdin=names).exit_code == 0
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert made == ["x/a.png", "y/z/a.png"]
+
+
+def test_several_results_do_not_make_a_folder_that_is_called_as_a_file(aecli, photo, tmp_path):
+    (tmp_path / "b.png").write_bytes(photo.read_bytes())
+    for line in ("denoise photo.png b.png -o x.png", "denoise . -o x.JPG", "encode photo.png b.png -o x.npz"):
+        assert_one_sentence(aecli(line), 2, "is the name of a file, but the results need a folder")
+    assert not list(tmp_path.glob("x.*"))
+    assert aecli("denoise photo.png b.png -o x.png/ --weights {tiny-denoiser}").exit_code == 0
+    assert len(list((tmp_path / "x.png").iterdir())) == 2
+
+
 def test_json_is_one_object_a_file_on_stdout(aecli, photo, tmp_path):
     (tmp_path / "bad.png").write_text("no")
     result = aecli("denoise photo.png bad.png -o out --json --sigma 10 --weights {tiny-denoiser}")
@@ -599,7 +618,32 @@ def test_what_is_left_out_as_an_earlier_result_is_counted(aecli, photo, tmp_path
     (tmp_path / "out" / "photo.png").write_bytes(photo.read_bytes())
     done = aecli("denoise . -r -o out --skip-existing --weights {tiny-denoiser}")
     assert done.exit_code == 0
-    assert "left out, as results of an earlier run: 1 of the files found" in done.stderr
+    assert "skipped 1 earlier result" in done.stderr
+
+
+def test_results_beside_their_sources_are_left_out_wherever_the_next_ones_go(aecli, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.denoised.png", "a.decoded.png", "a.png.denoised.png", "only.denoised.png"):
+        (tmp_path / "in" / name).write_bytes(photo.read_bytes())
+    for line in ("denoise in -o cc --weights {tiny-denoiser}", "encode in -o dd --weights {tiny-codec}"):
+        done = aecli(line)
+        assert done.exit_code == 0
+        assert "skipped 3 earlier results (*.decoded.*, *.denoised.*)" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "cc").iterdir()) == ["a.png", "only.denoised.png"]
+    (tmp_path / "dd" / "a.denoised.npz").write_bytes((tmp_path / "dd" / "a.npz").read_bytes())
+    assert aecli("decode dd -o back --weights {tiny-codec}").exit_code == 0
+    assert len(list((tmp_path / "back").iterdir())) == 3  # what was encoded is to be had again
+    assert aecli("denoise in/a.denoised.png -o twice.png --weights {tiny-denoiser}").exit_code == 0
+
+
+def test_subfolders_that_are_not_walked_are_counted(aecli, photo, tmp_path):
+    for name in ("one", "two", ".hidden"):
+        (tmp_path / name).mkdir()
+    done = aecli("denoise . -o out --weights {tiny-denoiser}")
+    assert done.exit_code == 0
+    assert "2 subfolders left out (" in done.stderr
+    assert "--recursive" in done.stderr
+    assert "subfolder" not in aecli("denoise . -r -o again --weights {tiny-denoiser}").stderr
 
 
 def test_info_tells_of_every_file_and_takes_standard_input(aecli, photo, tmp_path):

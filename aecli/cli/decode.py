@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from aecli.batch import Input, Job, read_bytes
+from aecli.batch import DECODED, Input, Job, read_bytes
 from aecli.cli import report
 from aecli.cli.formats import Formats
 from aecli.cli.options import Engine, Files, Printing, Results
@@ -53,7 +53,7 @@ def decode(
             raise UsageError("--info writes nothing and decodes nothing: leave out all options but those of what is read")
         _tell(report.find(files, SUFFIXES))
         return
-    formats, ending = Formats.of(results), ".decoded" if files.output is None else ""
+    formats, ending = Formats.of(results), DECODED if files.output is None else ""
     jobs = report.plan(files, SUFFIXES, formats.name_of(ending), formats.check, [weights], instead=formats.other_name_of(ending))
 
     make_work = partial(_work, weights, formats, running, previews=files.report is not None)

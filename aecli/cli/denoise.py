@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from aecli.batch import Job, read_bytes
+from aecli.batch import DENOISED, Job, read_bytes
 from aecli.cli import report
 from aecli.cli.formats import Formats
 from aecli.cli.options import Engine, Files, Printing, Results
@@ -56,7 +56,7 @@ def denoise(
     """
     report.configure(printing)
     refuse_url(reference or "", "--reference")
-    formats, ending = Formats.of(results), ".denoised" if files.output is None else ""
+    formats, ending = Formats.of(results), DENOISED if files.output is None else ""
     jobs = report.plan(
         files,
         SUFFIXES,

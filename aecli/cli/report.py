@@ -154,6 +154,7 @@ def find(
         stdin=sys.stdin.buffer,
         may_be_empty=may_be_empty,
         unread=unread,
+        tell=(lambda _: None) if may_be_empty else say,  # what is watched is looked at again and again
     )
 
 
@@ -187,7 +188,7 @@ def plan(
     if files.report is not None:
         refuse_source(files.report, "--report", (job.source for job in jobs))
     if len(jobs) < len(inputs):
-        say(f"left out, as results of an earlier run: {len(inputs) - len(jobs)} of the files found")
+        say(f"skipped {batch.counted(len(inputs) - len(jobs), 'earlier result')}")
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
     return jobs

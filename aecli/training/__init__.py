@@ -208,10 +208,11 @@ def train(
     )
     save_weights(request.output, model, card, half=isinstance(model, Denoiser | Codec), overwrite=request.overwrite)
     trainer.remove_checkpoint()
-    if share_of_mean_error(card) > LITTLE_LEARNED:
+    share = share_of_mean_error(card)
+    if share > LITTLE_LEARNED:
         request.tell(
-            f"warning: {request.output} has learned little: on held-out pictures its error is {share_of_mean_error(card):.0%} of that of "
-            "their mean picture; train longer (--steps, --minutes)"
+            f"warning: {request.output} has learned little: on held-out pictures its error is {share:.0%} of that of their mean "
+            "picture; train longer (--steps, --minutes)"
         )
     return Result(True, request.output, trainer.step, scores, samples)
 
