@@ -124,6 +124,15 @@ def is_unlike(picture: Picture, weights: Weights, compute: Compute, errors: Tens
     return _more_than_chance(errors, _limit(weights))
 
 
+def errors_between(before: Picture, after: Picture, weights: Weights) -> Tensor | None:
+    """(patches,): what `is_unlike` takes of a picture that these weights have restored already; None where that does not tell."""
+    if not knows_errors(weights) or weights.card.resize or isinstance(weights.model, Codec):
+        return None
+    shape = _patch_shape(weights)
+    one, other = (to_patches(to_tensor(picture.pixels), shape, weights.name)[0] for picture in (before, after))
+    return (one - other).square().flatten(1).mean(dim=1)
+
+
 def can_judge(picture: Picture, weights: Weights) -> bool:
     """Whether the picture is as large as the patches that the weights judge by."""
     if not knows_errors(weights):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from aecli.cli import app
 from aecli.coding.container import read_container, write_container
 from aecli.images import from_array, read_picture, write_picture
+from aecli.training.data import load_dataset
 from aecli.weights import load_weights, shipped_weights
 
 
@@ -378,6 +379,19 @@ def test_a_feature_autoencoder_denoises_in_patches(aecli, photo):
     assert_one_sentence(aecli("denoise photo.png --overwrite --sigma 5 --weights {tiny-dense-denoiser}"), 2, "leave --sigma out")
 
 
+def test_a_denoiser_of_digits_says_that_a_colour_photograph_is_none(aecli, photo_folder, tmp_path):
+    digit = load_dataset("mnist").test.images[0, 0]
+    noisy = digit.numpy() / 255 + np.random.default_rng(0).normal(0, 0.5, (28, 28))
+    Image.fromarray((noisy.clip(0, 1) * 255).astype(np.uint8)).save(tmp_path / "digit.png")
+    done = aecli("denoise photos/arches.png digit.png --weights mnist-denoise --json")
+    assert done.exit_code == 0
+    photograph, known = (json.loads(line) for line in done.stdout.splitlines())
+    assert photograph["unlike_training_data"]
+    assert "unlike what mnist-denoise was trained on" in photograph["notes"][-1]
+    assert "pass other --weights" in photograph["notes"][-1]
+    assert (known["unlike_training_data"], known["notes"]) == (False, [])
+
+
 def test_a_picture_too_small_for_the_model(aecli, tmp_path):
     Image.new("L", (5, 5)).save(tmp_path / "small.png")
     assert_one_sentence(aecli("denoise small.png --weights {tiny-dense-denoiser}"), 1, "5×5", "too small", "8×8")
@@ -462,6 +476,13 @@ def test_encode_says_that_a_file_is_larger_than_its_input_and_can_skip_it(aecli,
     assert (skipped["status"], told["status"]) == ("skipped", "done")
     assert skipped["message"] == f"the .npz would be {times:.1f} times as large as the input, which is kept"
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["photo.npz"]
+
+
+def test_encode_of_several_files_ends_with_the_total(aecli, photo, tmp_path):
+    (tmp_path / "b.png").write_bytes(photo.read_bytes())
+    done = aecli("encode photo.png b.png -o out --weights {tiny-codec}")
+    sizes = [2 * photo.stat().st_size, sum(path.stat().st_size for path in (tmp_path / "out").iterdir())]
+    assert f"{sizes[0] / 1e6:,.2f} MB → {sizes[1] / 1e6:,.2f} MB ({sizes[1] / sizes[0]:.1%})" in done.stderr
 
 
 def test_max_bytes_below_what_the_metadata_takes_names_strip(aecli, photo):

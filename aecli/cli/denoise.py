@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -82,6 +83,7 @@ def _work(
     previews: bool,
 ) -> Work[Picture, tuple[Denoised, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
+    from aecli.anomalies import can_judge, errors_between, is_unlike
     from aecli.denoising import TILE, check_options, denoise_picture, denoise_small, small_size
     from aecli.tiling import TileSide
     from aecli.weights import load_weights
@@ -105,6 +107,9 @@ def _work(
 
     def with_more(picture: Picture, done: Denoised) -> tuple[Denoised, dict[str, object]]:
         more: dict[str, object] = {"preview": (preview(picture), preview(done.picture))} if previews else {}
+        if strength >= 1 and can_judge(picture, loaded):  # a photograph denoiser judges itself
+            errors = errors_between(picture, done.picture, loaded)
+            done = dataclasses.replace(done, unlike=is_unlike(picture, loaded, compute, errors))
         if clean is not None:
             from aecli.scores import scores
 
@@ -116,8 +121,8 @@ def _work(
         notes = formats.write(job, done.picture, stream)
         info: dict[str, object] = {"size": [done.picture.width, done.picture.height], "weights": loaded.name}
         if done.sigma is not None:
-            info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated, "unlike_training_data": done.unlike}
-        return info | more | {"notes": [*notes, *_doubts(done, loaded.name)]}
+            info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
+        return info | more | {"unlike_training_data": done.unlike, "notes": [*notes, *_doubts(done, loaded.name)]}
 
     several = Several(lambda picture: small_size(picture, loaded), process_small)
     return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several, formats.settle)
@@ -128,7 +133,8 @@ def _doubts(done: Denoised, weights: str) -> list[str]:
     if done.colours is not None:
         return [f"left as it is, as it has only {done.colours} colour{'s' * (done.colours > 1)}: pass --sigma to denoise it"]
     if done.unlike:
-        return [f"unlike what {weights} was trained on: look at the result, or pass --sigma"]
+        way_out = "pass other --weights" if done.sigma is None else "pass --sigma"
+        return [f"unlike what {weights} was trained on: look at the result, or {way_out}"]
     return []
 
 

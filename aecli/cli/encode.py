@@ -134,6 +134,7 @@ def _work(
         info: dict[str, Any] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
+            "input_bytes": source_bytes,
             "bits_per_pixel": round(8 * len(data) / (picture.width * picture.height), 4),
             "ratio": round(source_bytes / len(data), 3),
             "larger_than_input": len(data) > source_bytes,

@@ -290,6 +290,9 @@ def _summarise(tally: Tally) -> None:
     counts = [str(tally.counts.total()), *(str(tally.counts[status]) for status in STATUSES)]
     rates = [f"{rate / seconds:.2f}" for rate in (tally.counts["done"], tally.pixels / 1e6)]
     table(["files", *STATUSES, "files/s", "MP/s", "seconds"], [[*counts, *rates, f"{seconds:.1f}"]])
+    if tally.bytes_read:
+        share = tally.bytes_written / tally.bytes_read
+        say(f"{tally.bytes_read / 1e6:,.2f} MB → {tally.bytes_written / 1e6:,.2f} MB ({share:.1%})")
     if tally.counts["failed"] > 1 and tally.counts.total() > tally.counts["failed"]:
         more = tally.counts["failed"] - len(tally.failures)
         table(["failed"], [*([message] for message in tally.failures), *([[f"and {more} more"]] if more else [])])
@@ -354,6 +357,7 @@ class Tally:
     """What a run has come to so far.
 
     failures: of the first files that failed, a sentence each. unlike: files that are unlike what the weights were trained on.
+    bytes_read, bytes_written: of files that were compressed.
     """
 
     start: float = field(default_factory=perf_counter)
@@ -361,6 +365,8 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     pixels: int = 0
     unlike: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
 
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
@@ -369,6 +375,9 @@ class Tally:
         size = outcome.info.get("size")
         if isinstance(size, list):
             self.pixels += math.prod(size)
+        if "input_bytes" in outcome.info:
+            self.bytes_read += int(str(outcome.info["input_bytes"]))
+            self.bytes_written += int(str(outcome.info["bytes"]))
         self.unlike += bool(outcome.info.get("unlike_training_data"))
 
     @property
