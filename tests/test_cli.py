@@ -853,6 +853,48 @@ def test_models_lists_all_that_come_along(aecli):
     assert names >= {"mnist-dense", "mnist-conv", "mnist-sparse", "mnist-denoise", "photo-denoise", "photo-codec"}
     for name in names:
         assert name in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    cards = [json.loads(line) for line in aecli("models --json").stdout.splitlines()]
+    assert {card["name"] for card in cards} == names
+    assert all(card["arch"] and card["bytes"] > 1000 for card in cards)
+
+
+def test_short_options_and_plain_help(aecli, photo):
+    assert aecli("-V").stdout == aecli("--version").stdout
+    for command in (
+        "denoise",
+        "encode",
+        "decode",
+        "train",
+        "compare-pca",
+        "anomalies",
+        "project",
+        "traverse",
+        "models",
+        "models show",
+    ):
+        text = aecli(f"{command} --help").stdout
+        assert "<bool>" not in text, command
+        assert "-v" in text
+    assert aecli("denoise photo.png -j 1 --weights {tiny-denoiser}").exit_code == 0
+    assert aecli("denoise photo.png -f --jobs 1 --weights {tiny-denoiser}").exit_code == 0
+    assert "Traceback" in aecli("decode missing.npz -v").stderr
+
+
+def test_a_dry_run_tells_what_would_happen_and_writes_nothing(aecli, photo, tmp_path):
+    (tmp_path / "b.png").write_bytes(photo.read_bytes())
+    (tmp_path / "b.npz").write_text("precious")
+    done = aecli("encode photo.png b.png gone.png -n --json")
+    assert done.exit_code == 1
+    status = {line["input"]: line["status"] for line in map(json.loads, done.stdout.splitlines())}
+    assert status == {"photo.png": "planned", "b.png": "failed", "gone.png": "failed"}
+    assert aecli("encode photo.png b.png --dry-run --skip-existing").stdout.splitlines() == [
+        "photo.png → photo.npz",
+        "b.png would be skipped: b.npz exists",
+    ]
+    assert aecli("encode . -nf").stdout.splitlines() == ["b.png → b.npz  (replaced)", "photo.png → photo.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.npz", "b.png", "photo.png"]
+    assert_one_sentence(aecli("denoise . -n --watch"), 2, "--dry-run")
 
 
 def test_models_show_prints_the_card(aecli):

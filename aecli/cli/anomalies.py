@@ -26,18 +26,20 @@ SHOWN = 8  # pictures in the picture
 def anomalies(
     inputs: Inputs,
     weights: Annotated[
-        str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: what is normal.")
+        str, typer.Option("--weights", "-w", help="The name of included weights, or a file: what they were trained on is normal.")
     ] = "photo-codec",
-    top: Annotated[int, typer.Option(min=1, help="Files in the table.")] = 20,
-    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit status 3 if there is one.")] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture of the worst, with where their errors are.")] = Path(
+    top: Annotated[int, typer.Option(min=1, help="Number of files in the table.")] = 20,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="End with status 3 if a picture is unlike the training data.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture of the worst, with maps of their errors.")] = Path(
         "anomalies.png"
     ),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace it if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-f", help="Replace the picture if it exists.")] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
-    """Rank pictures by how badly an autoencoder reconstructs them: what it never saw, it cannot.
+    """Find pictures that are unlike what an autoencoder was trained on: it reconstructs them badly.
 
     [bold]Examples[/bold]
 

@@ -30,7 +30,7 @@ def decode(
     weights: Annotated[
         str | None, typer.Option("--weights", "-w", help="Weights to decode with; by default those that the file names.")
     ] = None,
-    info: Annotated[bool, typer.Option("--info", help="Tell what a file holds, without decoding.")] = False,
+    info: Annotated[bool, typer.Option("--info", help="Print what a file holds, without decoding it.")] = False,
     results: Results = Results(),  # noqa: B008
     running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
@@ -39,7 +39,7 @@ def decode(
 
     [bold]Examples[/bold]
 
-    aecli decode photo.npz                                        [dim]photo.decoded.png beside it[/dim]
+    aecli decode photo.npz  # photo.decoded.png beside it
 
     aecli decode photo.npz -o photo.jpg
 

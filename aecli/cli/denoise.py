@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 def denoise(
     files: Files,
-    weights: Annotated[str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file.")] = "photo-denoise",
+    weights: Annotated[str, typer.Option("--weights", "-w", help="The name of included weights, or a file.")] = "photo-denoise",
     sigma: Annotated[
-        float | None, typer.Option(help="Standard deviation of the noise, in grey levels of 255; estimated if not given.")
+        float | None,
+        typer.Option(help="Standard deviation of the noise, 0–255: 5 is slight, 25 clear, 50 strong; estimated by default."),
     ] = None,
-    strength: Annotated[float, typer.Option(help="Share of the correction that is applied, 0–1; up to 2: removes more.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="How much noise is removed: 0 none, 1 all that is found, up to 2 more.")] = 1.0,
     reference: Annotated[
-        Path | None, typer.Option(help="The clean picture: prints PSNR and SSIM before and after.", show_default=False)
+        Path | None, typer.Option(help="The clean picture: print PSNR and SSIM before and after.", show_default=False)
     ] = None,
     results: Results = Results(),  # noqa: B008
     running: Engine = Engine(),  # noqa: B008
@@ -53,7 +54,7 @@ def denoise(
 
     aecli denoise scans/ -o clean/ --format webp --output-quality 85
 
-    aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r     [dim]after pip install s3fs[/dim]
+    aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r  # needs s3fs
     """
     report.configure(printing)
     refuse_url(reference or "", "--reference")

@@ -191,11 +191,34 @@ def plan(
         say(f"skipped {batch.counted(len(inputs) - len(jobs), 'earlier result')}")
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
+    if files.dry_run:
+        raise typer.Exit(_rehearse(jobs, files))
     return jobs
+
+
+def _rehearse(jobs: Sequence[batch.Job], files: Files) -> ExitStatus:
+    """Print what would be done."""
+    status = ExitStatus.OK
+    for job in jobs:
+        target = "standard output" if job.target is None else str(job.target)
+        there = job.target is not None and not job.into and batch.exists(job.target)
+        values = {"input": job.name, "output": target, "status": "planned"}
+        if job.skip or (there and files.skip_existing):
+            message = job.skip or f"{target} exists"
+            answer(f"{job.name} would be skipped: {message}", {**values, "status": "skipped", "message": message})
+        elif (there and not files.overwrite) or (isinstance(job.source, Path) and not batch.exists(job.source)):
+            message = f"{target} exists" if there else "there is no such file"
+            answer(f"{job.name} would fail: {message}", {**values, "status": "failed", "message": message})
+            status = ExitStatus.FAILED
+        else:
+            answer(f"{job.name} → {target}{'  (replaced)' if there else ''}", values)
+    return status
 
 
 def _watched(files: Files, look: Callable[..., list[batch.Input]], make: Callable[..., list[batch.Job]]) -> Iterator[batch.Job]:
     folders = files.inputs or []
+    if files.dry_run:
+        raise UsageError("--watch cannot know what will arrive: leave --dry-run out")
     if files.files_from is not None or files.output == "-" or not folders or not all(map(_is_local_folder, folders)):
         raise UsageError("--watch looks at folders, and writes files: name local folders alone; leave --files-from and -o - out")
     if files.output is not None and Path(files.output).is_file():
