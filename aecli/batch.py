@@ -137,7 +137,7 @@ def _below_common_parent(paths: Sequence[Path]) -> dict[Path, Path]:
     """Each with its place below the folder that all are in."""
     try:
         absolute = {path: Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100 — links stay as they are
-        parent = os.path.commonpath([path.parent for path in absolute.values()] or [os.sep])
+        parent = os.path.commonpath([path.parent for path in absolute.values()] or [Path(os.sep)])
     except ValueError:  # several drives
         return {}
     return {path: whole.relative_to(parent) for path, whole in absolute.items()}
