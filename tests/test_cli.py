@@ -701,6 +701,7 @@ def test_train_writes_weights_a_picture_and_scores(aecli, tmp_path):
     assert result.exit_code == 0
     assert result.stdout == "dense.safetensors\n"
     assert "squared_error" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("next: aecli compare-pca --data mnist --weights ")
     assert load_weights(tmp_path / "dense.safetensors").card.config["latent_dim"] == 5
     assert opened(tmp_path / "dense.png").size[0] > 200
 

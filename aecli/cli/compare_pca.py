@@ -207,6 +207,8 @@ def train_and_load(request: Request) -> FeatureAutoencoder:
     with show_progress() as show, stopping_when_told() as told:
         result = train(request, show, told)
     if not result.finished:
+        if request.keep_stopped and result.steps:
+            report.say(f"stopped after step {result.steps:,}; to draw with what was learned, pass --weights {request.output}")
         raise report.Terminated if told.signal == signal.SIGTERM else KeyboardInterrupt
     return load_weights(request.output).model  # type: ignore[return-value]
 

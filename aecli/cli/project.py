@@ -106,6 +106,7 @@ def project(
         overwrite=overwrite,
         command=shlex.join(["aecli", *sys.argv[1:]]),
         resumable=False,
+        keep_stopped=True,
         tell=cache(report.say),  # the data is read for every training, but told of once
     )
     chosen = collection(request, points).at_most(points)

@@ -17,6 +17,7 @@ import typer
 from aecli.cli import report
 from aecli.cli.options import MOST_SEED, Printing, Running
 from aecli.errors import UsageError
+from aecli.progress import duration
 
 if TYPE_CHECKING:
     from aecli.training import Progress, Request, Result
@@ -189,6 +190,20 @@ def _finish(request: Request, result: Result) -> None:
     report.table(("score", "held out"), [(name, f"{value:.4f}") for name, value in result.scores.items()])
     values = {"weights": str(request.output), "steps": result.steps, "scores": dict(result.scores)}
     report.answer(str(request.output), values)
+    report.say(f"next: {shlex.join(_next_command(request))}")
+
+
+def _next_command(request: Request) -> list[str]:
+    """What the weights are for, on the data at hand."""
+    weights = ["--weights", str(request.output)]
+    if request.arch == "denoiser" or request.noise:
+        return ["aecli", "denoise", "noisy.png", *weights]
+    if request.resize:
+        return ["aecli", "anomalies", "new/", *weights]
+    if request.arch == "codec" or Path(request.source).is_dir():
+        return ["aecli", "encode", "photo.png", *weights]
+    root = ["--data-root", str(request.data_root)] if request.data_root else []
+    return ["aecli", "compare-pca", "--data", request.source, *root, *weights]
 
 
 def _picture_beside(request: Request) -> Path:
@@ -262,8 +277,7 @@ def _live_progress() -> Iterator[Callable[[Progress], None]]:
 
 def _text(p: Progress) -> str:
     figures = _figures(p.figures)
-    left = round(p.seconds_left)
-    return f"step {p.step}  loss {p.loss:.4f}{figures}  {p.images_per_second:.1f} images/s  {left // 60}:{left % 60:02d} left"
+    return f"step {p.step}  loss {p.loss:.4f}{figures}  {p.images_per_second:.1f} images/s  {duration(p.seconds_left)} left"
 
 
 def _figures(figures: Mapping[str, float]) -> str:

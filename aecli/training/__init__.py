@@ -30,6 +30,7 @@ from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
 from aecli.models.dense import CODEBOOK, Deep, Sparse
 from aecli.patches import in_batches
+from aecli.progress import duration
 from aecli.storage import refuse_url
 from aecli.training import arrays, features
 from aecli.training.data import (
@@ -123,6 +124,7 @@ class Request:
     resume: bool = False
     restart: bool = False  # even if an unfinished run's checkpoint is there
     resumable: bool = True  # a checkpoint is kept beside the output until that is written
+    keep_stopped: bool = False  # the weights are written even if the run is stopped
     overwrite: bool = False
     command: str = ""
     data_name: str | None = None  # what the model card calls the data
@@ -168,8 +170,8 @@ def train(
 ) -> Result:
     """Train, write the weights file, and measure it.
 
-    When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False); when the weights
-    are, it is removed.
+    When `should_stop` says so before the budget is spent (`finished` is False), only the checkpoint is written, and the weights
+    where the request wants them all the same; when these are, it is removed.
     Of several processes, all of which call this with the same request, the first one writes and measures; the others'
     results hold no scores.
 
@@ -187,9 +189,11 @@ def train(
             trainer.load_checkpoint()
     _tell_duration(request, trainer)
     finished = trainer.run(on_progress, should_stop)
-    if not finished or not processes.leads:
+    kept = finished or (request.keep_stopped and trainer.step > 0)
+    if not kept or not processes.leads:
         return Result(finished, request.output, trainer.step)
     model = trainer.ema
+    request.tell(f"step {trainer.step:,} was the last: {session.ending}")
     session.finish(model)
     with torch.inference_mode():
         scores, samples, quantiles = session.measure(model)
@@ -214,7 +218,7 @@ def train(
             f"warning: {request.output} has learned little: on held-out pictures its error is {share:.0%} of that of their mean "
             "picture; train longer (--steps, --minutes)"
         )
-    return Result(True, request.output, trainer.step, scores, samples)
+    return Result(finished, request.output, trainer.step, scores, samples)
 
 
 @dataclass
@@ -228,6 +232,7 @@ class _Session:
     colour_mode: str
     finish: Callable[[Any], None]  # what a model keeps beside its weights
     measure: Callable[[Any], tuple[dict[str, float], dict[str, Tensor], dict[str, float]]]
+    ending: str = "measuring held-out pictures"  # what `finish` and `measure` do
 
 
 def _check(request: Request) -> None:
@@ -323,15 +328,7 @@ def _options(request: Request, session: _Session) -> dict[str, str]:
 def _tell_duration(request: Request, trainer: Trainer) -> None:
     seconds = trainer.expected_seconds()
     if seconds is not None:
-        request.tell(f"{request.output}: training takes about {_duration(seconds)}")
-
-
-def _duration(seconds: float) -> str:
-    """`50 seconds`, `4 minutes`, `2.5 hours`."""
-    for unit, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.2g} {name}"
-    return f"{seconds:.2g} seconds"
+        request.tell(f"{request.output}: training takes about {duration(seconds)}")
 
 
 def _budget(request: Request, steps_per_epoch: int) -> Budget:
@@ -394,7 +391,8 @@ def _photo_session(request: Request) -> _Session:
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
     data_name = f"{len(source.paths)} pictures of {Path(request.data).name}"
-    return _Session(task, data_name, _digest(valid), card_task, "rgb", finish, measure)
+    session = _Session(task, data_name, _digest(valid), card_task, "rgb", finish, measure)
+    return replace(session, ending=f"fitting probability tables, {session.ending}") if isinstance(model, Codec) else session
 
 
 def _digest(pictures: Iterable[Tensor]) -> str:
