@@ -239,7 +239,7 @@ def _check(request: Request) -> None:
     if request.arch not in ARCHITECTURES:
         raise UsageError(f"--arch {request.arch} is not known: give one of {', '.join(ARCHITECTURES)}")
     if request.output.suffix != ".safetensors":
-        raise UsageError(f"--output {request.output} is no name of weights: give one in .safetensors")
+        raise UsageError(f"--output {request.output}: weights files must end in .safetensors")
     if request.output.exists() and not request.overwrite:
         raise UsageError(f"{request.output} exists: pass --overwrite or another --output")
     folder = next(parent for parent in request.output.absolute().parents if parent.exists())
