@@ -219,7 +219,7 @@ def test_wrong_usage_is_said_before_any_work(digits_and_a_stranger, tmp_path) ->
     (tmp_path / "anomalies.png").touch()
     for arguments, weights, sentence in (
         ((), "mnist-conv", "anomalies.png exists: pass --overwrite or another --output"),
-        (("-o", "x.txt"), "mnist-conv", "x.txt is no picture that can be drawn"),
+        (("-o", "x.txt"), "mnist-conv", "x.txt: a figure must end in .png"),
         (("-o", "x.png"), "photo-denoise", "photo-denoise cannot tell"),
     ):
         done = aecli(digits_and_a_stranger, *arguments, cwd=tmp_path, weights=weights)

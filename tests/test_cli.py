@@ -523,7 +523,7 @@ def test_encode_with_effort_takes_fewer_bytes_for_the_same_quality(aecli, photo)
 
 def test_encode_refuses_two_sizes_and_says_what_can_be_had(aecli, photo):
     assert_one_sentence(aecli("encode photo.png -q 50 --bpp 1"), 2, "give one of --quality, --bpp, --psnr and --max-bytes")
-    assert_one_sentence(aecli("encode photo.png --max-bytes 3x"), 2, "--max-bytes 3x is no number of bytes")
+    assert_one_sentence(aecli("encode photo.png --max-bytes 3x"), 2, "--max-bytes 3x is not a number of bytes")
     assert_one_sentence(aecli("encode photo.png --psnr -3"), 2, "--psnr -3 is out of range")
     assert_one_sentence(aecli("encode photo.png --psnr 90"), 1, "photo.png: no quality comes to 90 dB", "they reach from")
     assert_one_sentence(
@@ -611,7 +611,7 @@ def test_files_made_with_other_weights_or_damaged(aecli, photo, tmp_path):
         ("denoise page.html -o out.png --report page.html --overwrite", ["--report page.html is an input"]),
         ("denoise noisy.png -o out.png --report folder.html --overwrite", ["folder.html is a folder"]),
         ("denoise noisy.png -o out.gif", ["the suffix .gif, which cannot be written"]),
-        ("encode noisy.png -o photo.png --overwrite", ["photo.png is no name for a compressed picture", ".npz"]),
+        ("encode noisy.png -o photo.png --overwrite", ["photo.png: compressed pictures must end in .npz", ".npz"]),
         ("decode photo.npz -o out.gif", ["the suffix .gif, which cannot be written"]),
         ("anomalies noisy.png -o noisy.png --overwrite", ["--output noisy.png is an input"]),
         ("denoise noisy.png -o out.png --reference nowhere.png", ["--reference: nowhere.png does not exist"]),
@@ -655,6 +655,21 @@ def test_results_beside_their_sources_are_left_out_wherever_the_next_ones_go(aec
     assert aecli("decode dd -o back --weights {tiny-codec}").exit_code == 0
     assert len(list((tmp_path / "back").iterdir())) == 3  # what was encoded is to be had again
     assert aecli("denoise in/a.denoised.png -o twice.png --weights {tiny-denoiser}").exit_code == 0
+
+
+def test_a_report_says_what_made_it_and_where_it_shows_a_part(aecli, photo, tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((8, 700), np.uint8)).save(tmp_path / "wide.png")
+    monkeypatch.setattr("sys.argv", ["aecli", "encode", "photo.png", "s3://key:secret@bucket/x.png", "--output=memory://u:pw@x/"])
+    assert aecli("encode photo.png wide.png -o out --report page.html --weights {tiny-codec}").exit_code == 0
+    page = (tmp_path / "page.html").read_text()
+    data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert data["origin"].startswith("aecli encode photo.png ")
+    assert " · aecli 0." in data["origin"]
+    assert "secret" not in page and "pw" not in data["origin"]
+    whole, part = (dict(row["figures"]) for row in data["rows"])
+    assert "shown" not in whole and part["shown"] == "the middle, at most 640 × 480 pixels"
+    assert whole["size"] == "64 × 48 pixels" and whole["time"].endswith(" s")
+    assert "" not in whole
 
 
 def test_subfolders_that_are_not_walked_are_counted(aecli, photo, tmp_path):

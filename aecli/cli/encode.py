@@ -97,7 +97,7 @@ def encode(
 
 def _check_name(target: Place) -> None:
     if target.suffix.lower() != ".npz":
-        raise UsageError(f"{target} is no name for a compressed picture: give one in .npz, or a folder")
+        raise UsageError(f"{target}: compressed pictures must end in .npz; give such a name, or a folder")
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _number_of_bytes(text: str) -> float:
     """`20k` → 20,000."""
     found = re.fullmatch(r"([0-9]*\.?[0-9]+)([kM]?)", text)
     if found is None:
-        raise UsageError(f"--max-bytes {text} is no number of bytes: give one such as 20000, 20k or 1.5M")
+        raise UsageError(f"--max-bytes {text} is not a number of bytes: give one such as 20000, 20k or 1.5M")
     return float(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
 
 

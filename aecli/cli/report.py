@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import signal
 import sys
 import traceback
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -24,10 +26,10 @@ from typing import Any
 
 import typer
 
-from aecli import batch, ray_engine
+from aecli import __version__, batch, ray_engine
 from aecli.cli.options import FIGURES, Engine, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
-from aecli.pages import Report, Row
+from aecli.pages import HEIGHT, WIDTH, Report, Row
 from aecli.pipeline import Outcome, Work, run
 from aecli.progress import watched
 from aecli.storage import Place, place, refuse_url
@@ -237,7 +239,7 @@ def _is_local_folder(name: str) -> bool:
 def _check_page(path: Path, overwrite: bool) -> None:
     refuse_url(path, "--report")
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--report {path} is no page: give a name that ends in .html")
+        raise UsageError(f"--report {path}: the name of a page must end in .html")
     refuse_existing(path, overwrite, "--report")
 
 
@@ -245,7 +247,7 @@ def check_figure(output: Path, overwrite: bool) -> None:
     """Raises UsageError for the name of a plot that cannot be drawn, that exists, or that is a URL."""
     refuse_url(output, "--output")
     if output.suffix[1:].lower() not in FIGURES:
-        raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
+        raise UsageError(f"--output {output}: a figure must end in .{', .'.join(FIGURES)}")
     refuse_existing(output, overwrite)
 
 
@@ -285,14 +287,14 @@ def run_batch(
         job.target.parent for job in (jobs if isinstance(jobs, list) else []) if isinstance(job.target, Path) and not job.into
     }:
         batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
-    page = Report("aecli" if count is None else f"aecli, {count} file{'s' * (count != 1)}")
+    page = Report("aecli" if count is None else f"aecli, {batch.counted(count, 'file')}", _origin())
 
     def tell(outcome: Outcome) -> None:
         info: dict[str, Any] = dict(outcome.info)
         before, after = info.pop("preview", ("", ""))
         outcome = replace(outcome, info=info)
         _show_outcome(outcome, describe)
-        page.add(Row(outcome.job.name, outcome.status, _figures(outcome, describe), before, after))
+        page.add(Row(outcome.job.name, outcome.status, _figures(outcome, describe, shown=bool(after)), before, after))
 
     try:
         tally = _run(jobs, run_jobs, tell)
@@ -351,16 +353,34 @@ def _engine(jobs: Iterable[batch.Job], make_work: Callable[[], Work[Any, Any]], 
     return lambda jobs, tell: run(jobs, work, tell, overwrite=overwrite, skip_existing=skip_existing, stdout=sys.stdout.buffer)
 
 
-def _figures(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> list[tuple[str, str]]:
+def _origin() -> str:
+    """The command, without what URLs keep secret, the version and the time."""
+    words = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        words.append(f"{option}{equals}{_without_secrets(value)}" if "://" in value else word)
+    return f"{shlex.join(['aecli', *words])} · aecli {__version__} · {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+
+
+def _without_secrets(url: str) -> str:
+    try:
+        return str(place(url))
+    except AecliError:
+        return "URL"
+
+
+def _figures(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str], *, shown: bool) -> list[tuple[str, str]]:
     target = "standard output" if outcome.job.target is None else str(outcome.job.target)
     if outcome.status != "done":
         return [(outcome.status, outcome.message)]
     size: Any = outcome.info["size"]
+    part = shown and (size[0] > WIDTH or size[1] > HEIGHT)
     return [
         ("result", target),
-        ("size", " × ".join(map(str, size))),
-        ("", describe(outcome.info)),
-        ("seconds", f"{outcome.seconds:.2f}"),
+        ("size", f"{size[0]} × {size[1]} pixels"),
+        *([("shown", f"the middle, at most {WIDTH} × {HEIGHT} pixels")] if part else []),
+        ("details", describe(outcome.info)),
+        ("time", f"{outcome.seconds:.2f} s"),
     ]
 
 
