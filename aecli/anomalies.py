@@ -20,10 +20,13 @@ from aecli.images import Picture, with_8_bits
 from aecli.models.codec import Codec
 from aecli.models.dense import FeatureAutoencoder
 from aecli.patches import Grid, Shape, from_patches, in_batches, reduced, some_patches, to_patches, to_tensor
-from aecli.weights import Weights
+from aecli.weights import Card, Weights
 
 QUANTILE = "0.999"
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
+ERROR, ERROR_OF_MEAN = "squared_error", "mean_picture_error"  # scores of a card: of held-out pictures, by the model and by a guess
+LITTLE_LEARNED = 0.9  # error of a model as a share of that of the mean picture, above which it knows little more than that
+NOTHING_LEARNED = 1.1  # above which it knows nothing; between them lie good models of pictures that differ by noise alone
 PHOTO_PATCH = Shape(channels=3, height=128, width=128)  # what photographs are judged by
 PHOTO_BATCH = 16
 EVIDENCE_SIDE = 512
@@ -68,12 +71,24 @@ def knows_errors(weights: Weights) -> bool:
 
 
 def check_weights(weights: Weights) -> None:
-    """Raises UsageError for weights of which `knows_errors` is false."""
+    """Raises UsageError for weights of which `knows_errors` is false, and for those that have learned nothing."""
     if not knows_errors(weights):
         raise UsageError(
             f"weights {weights.name} cannot tell what is unlike their training data: pass a codec or a feature autoencoder, "
             "trained by this version of aecli"
         )
+    share = share_of_mean_error(weights.card)
+    if share > NOTHING_LEARNED:
+        raise UsageError(
+            f"weights {weights.name} have not learned their training data (their error is {share:.1f} times that of the mean "
+            "picture), so nothing would stand out: train them longer"
+        )
+
+
+def share_of_mean_error(card: Card) -> float:
+    """The error of a model as a share of that of always guessing the mean training picture; 0 where the card does not say."""
+    scores = card.scores
+    return scores[ERROR] / max(scores[ERROR_OF_MEAN], 1e-12) if {ERROR, ERROR_OF_MEAN} <= scores.keys() else 0.0
 
 
 def judge(picture: Picture, weights: Weights, compute: Compute) -> tuple[Verdict, Evidence]:
@@ -109,6 +124,15 @@ def is_unlike(picture: Picture, weights: Weights, compute: Compute, errors: Tens
     return _more_than_chance(errors, _limit(weights))
 
 
+def errors_between(before: Picture, after: Picture, weights: Weights) -> Tensor | None:
+    """(patches,): what `is_unlike` takes of a picture that these weights have restored already; None where that does not tell."""
+    if not knows_errors(weights) or weights.card.resize or isinstance(weights.model, Codec):
+        return None
+    shape = _patch_shape(weights)
+    one, other = (to_patches(to_tensor(picture.pixels), shape, weights.name)[0] for picture in (before, after))
+    return (one - other).square().flatten(1).mean(dim=1)
+
+
 def can_judge(picture: Picture, weights: Weights) -> bool:
     """Whether the picture is as large as the patches that the weights judge by."""
     if not knows_errors(weights):
@@ -125,7 +149,20 @@ def error_quantiles(model: nn.Module, images: Tensor, compute: Compute) -> dict[
 
 def quantiles_of(errors: Tensor) -> dict[str, float]:
     """Of errors (N,), as a model card holds them."""
-    return {str(q): torch.quantile(errors, q).item() for q in QUANTILES}
+    return {str(q): _quantile(errors, q) for q in QUANTILES}
+
+
+def _quantile(errors: Tensor, q: float) -> float:
+    """Of too few errors to have one beyond it, what the next one exceeds with that probability if their logarithms are normal:
+    of a dozen pictures the worst is no limit, as one in thirteen is worse."""
+    count, found = len(errors), torch.quantile(errors, q).item()
+    if not 1 < count < 1 / (1 - q) or errors.min() <= 0:
+        return found
+    from scipy.special import stdtrit
+
+    logs = errors.double().log()
+    spread = float(stdtrit(count - 1, q)) * logs.std().item() * math.sqrt(1 + 1 / count)
+    return max(found, min(1.0, math.exp(min(0.0, logs.mean().item() + spread))))
 
 
 def _patches(picture: Picture, weights: Weights) -> tuple[Tensor, Grid]:

@@ -30,11 +30,12 @@ from types import MappingProxyType
 from typing import BinaryIO, Literal
 
 from aecli.errors import AecliError, UsageError
-from aecli.images import unreadable
+from aecli.images import SUFFIXES, unreadable
 from aecli.storage import Place, Remote, local_name, place
 
 STDIN = "standard input"
 STDOUT = "-"
+DENOISED, DECODED = ".denoised", ".decoded"  # what is put before the suffix of a result that stands beside its source
 _NAMES_OF_STDOUT = frozenset({"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 # --------------------------------------------------------------------------------------------------- what is to be read
@@ -65,15 +66,18 @@ def find_inputs(
     stdin: BinaryIO,
     may_be_empty: bool = False,
     unread: Mapping[str, str] = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Input]:
     """Lists what files, folders, URLs, "-" (standard input) and the names in the file `files_from` ("-" again) stand for.
 
     A folder stands for the files in it with one of `suffixes` (lower case, with the dot), sorted, hidden ones left out;
-    with `recursive` for those of the whole tree, symbolic links to folders not followed. A file that is named is taken
+    with `recursive` for those of the whole tree, symbolic links to folders not followed. Pictures in a folder that are called as
+    results beside their sources, which are there, too, are left out (a.denoised.png beside a.jpg). A file that is named is taken
     whatever its suffix, and even if it is missing: its own job will fail, not the batch. The names in `files_from`
-    stand one a line, or each before a NUL if `null_separated`. A file given twice is taken once. A URL with one of `suffixes` is
-    taken for a file without asking the network. Files in a folder with a suffix of `unread` are listed too, with the reason that
-    it gives: they must not go unnoticed.
+    stand one a line, or each before a NUL if `null_separated`; local files of them keep their places below their common parent.
+    A file given twice is taken once. A URL with one of `suffixes` is taken for a file without asking the network. Files in a
+    folder with a suffix of `unread` are listed too, with the reason that it gives: they must not go unnoticed. What is left out
+    is told: earlier results, and subfolders where `recursive` is not given.
 
     Raises UsageError if there is nothing to read (unless it `may_be_empty`, as what is watched may), if standard input is wanted
     twice, if the list cannot be read, if a name is empty, or if a URL cannot be followed.
@@ -85,18 +89,29 @@ def find_inputs(
     if [*arguments, files_from].count("-") > 1:
         raise UsageError('standard input can be read only once: pass "-" a single time')
     named: list[Input | Place] = [Input(None, Path("stdin")) if name == "-" else place(name) for name in arguments]
+    listed: Mapping[Path, Path] = {}
     if files_from is not None:
-        named += [place(name) for name in _names_in_list(files_from, null_separated, stdin)]
+        names = [place(name) for name in _names_in_list(files_from, null_separated, stdin)]
+        listed = _below_common_parent([name for name in names if isinstance(name, Path) and _kind(name) != "folder"])
+        named += names
     inputs: list[Input] = []
+    subfolders: list[Place] = []  # that are not looked into
     for item in named:
         if isinstance(item, Input):
             inputs.append(item)
         elif isinstance(item, Remote):
-            inputs += _inputs_at_url(item, recursive, suffixes, unread)
+            inputs += _inputs_at_url(item, recursive, suffixes, unread, subfolders)
         elif _kind(item) == "folder":
-            inputs += _inputs_in_folder(item, recursive, suffixes, unread)
+            inputs += _inputs_in_folder(item, recursive, suffixes, unread, subfolders)
         else:
-            inputs.append(Input(item, Path(item.name)))
+            inputs.append(Input(item, listed.get(item, Path(item.name))))
+    earlier = _earlier_results(inputs)
+    inputs = [item for item in inputs if item not in earlier]
+    if earlier:
+        endings = sorted({f"*{Path(item.relative.stem).suffix}.*" for item in earlier})
+        tell(f"skipped {counted(len(earlier), 'earlier result')} ({', '.join(endings)})")
+    if subfolders and inputs:
+        tell(f"{counted(len(subfolders), 'subfolder')} left out ({_examples(subfolders)}): pass --recursive to include them")
     if not may_be_empty and all(item.unread for item in inputs):
         raise UsageError(_why_there_is_nothing(named, files_from, recursive, inputs))
     return _without_repetitions(inputs)
@@ -118,6 +133,33 @@ def _names_in_list(files_from: str, null_separated: bool, stdin: BinaryIO) -> li
     return [os.fsdecode(name) for name in names if name]
 
 
+def _below_common_parent(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Each with its place below the folder that all are in."""
+    try:
+        absolute = {path: Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100 — links stay as they are
+        parent = os.path.commonpath([path.parent for path in absolute.values()] or [Path(os.sep)])
+    except ValueError:  # several drives
+        return {}
+    return {path: whole.relative_to(parent) for path, whole in absolute.items()}
+
+
+def _earlier_results(inputs: Sequence[Input]) -> set[Input]:
+    """What was found in a folder and is called as the result, beside it, of another picture."""
+    pictures = [item for item in inputs if item.walked and item.path is not None and item.relative.suffix.lower() != ".npz"]
+    sources = {name for item in pictures if item.path for name in (item.path, item.path.with_name(item.relative.stem))}
+    results = [item for item in pictures if item.relative.stem.endswith((DENOISED, DECODED))]
+    return {item for item in results if item.path and item.path.with_name(Path(item.relative.stem).stem) in sources}
+
+
+def counted(count: int, what: str) -> str:
+    """`1 file`, `2,000 files`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _examples(paths: Sequence[Place]) -> str:
+    return ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+
+
 def _without_byte_order_mark(data: bytes) -> bytes:
     """What editors and shells of Windows put before a text, UTF-16 included."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -126,7 +168,9 @@ def _without_byte_order_mark(data: bytes) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
-def _inputs_in_folder(folder: Path, recursive: bool, suffixes: frozenset[str], unread: Mapping[str, str]) -> list[Input]:
+def _inputs_in_folder(
+    folder: Path, recursive: bool, suffixes: frozenset[str], unread: Mapping[str, str], left_out: list[Place]
+) -> list[Input]:
     found: list[Path] = []
     pending = [folder]
     while pending:
@@ -140,7 +184,7 @@ def _inputs_in_folder(folder: Path, recursive: bool, suffixes: frozenset[str], u
         for entry in visible:
             path = current / entry.name
             if entry.is_dir(follow_symlinks=False):
-                pending += [path] if recursive else []
+                (pending if recursive else left_out).append(path)
             elif (path.suffix.lower() in suffixes or path.suffix.lower() in unread) and _is_file(entry):
                 found.append(path)
     return [
@@ -149,7 +193,9 @@ def _inputs_in_folder(folder: Path, recursive: bool, suffixes: frozenset[str], u
     ]
 
 
-def _inputs_at_url(item: Remote, recursive: bool, suffixes: frozenset[str], unread: Mapping[str, str]) -> list[Input]:
+def _inputs_at_url(
+    item: Remote, recursive: bool, suffixes: frozenset[str], unread: Mapping[str, str], left_out: list[Place]
+) -> list[Input]:
     named = Input(item, Path(local_name(item.name)))
     if item.suffix.lower() in suffixes or _kind(item) != "folder":
         return [named]
@@ -167,7 +213,10 @@ def _inputs_at_url(item: Remote, recursive: bool, suffixes: frozenset[str], unre
                 continue
             path, below = folder / name, relative / local_name(name)
             if is_folder:
-                pending += [(path, below)] if recursive else []
+                if recursive:
+                    pending.append((path, below))
+                else:
+                    left_out.append(path)
             elif path.suffix.lower() in suffixes or path.suffix.lower() in unread:
                 found.append(Input(path, below, True, unread.get(path.suffix.lower(), "")))
     return sorted(found, key=lambda item: item.relative.parts)
@@ -349,6 +398,8 @@ def _output_folder(inputs: Sequence[Input], output: str | None) -> Place | None:
     if wanted and kind in {"file", "other"}:
         what = "a file" if kind == "file" else "a device or a pipe"
         raise UsageError(f"{path} is {what}, but the results need a folder: pass another --output")
+    if wanted and kind == "missing" and not output.endswith(("/", os.sep)) and path.suffix.lower() in {*SUFFIXES, ".npz"}:
+        raise UsageError(f"{path} is the name of a file, but the results need a folder: pass another --output, or {path}/")
     return path if wanted or kind == "folder" else None
 
 

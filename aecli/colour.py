@@ -6,9 +6,11 @@ white point and primaries.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -119,6 +121,21 @@ def profile_of(signalled: Signalled, *, grey: bool) -> bytes:
     if signalled.cicp:
         tags[b"cicp"] = b"cicp\0\0\0\0" + signalled.cicp
     return _assembled(tags, b"GRAY" if grey else b"RGB ")
+
+
+@lru_cache(maxsize=16)  # a folder's pictures have few
+def is_srgb(profile: bytes) -> bool:
+    """Whether a profile of RGB pixels says of every colour what sRGB does, to a grey level."""
+    from PIL import Image, ImageCms
+
+    steps = np.linspace(0, 255, 16).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        same = ImageCms.profileToProfile(Image.fromarray(colours), given, ImageCms.createProfile("sRGB"))
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError):  # of other pixels, damaged, or a Pillow without LittleCMS
+        return False
+    return cicp_in(profile) is None and int(np.abs(np.asarray(same).astype(int) - colours).max()) <= 1
 
 
 def cicp_in(profile: bytes | None) -> bytes | None:

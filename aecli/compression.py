@@ -22,6 +22,7 @@ from torch import Tensor
 from aecli.coding.container import read_container, write_container
 from aecli.coding.entropy import LatentCoder, Latents
 from aecli.coding.exact import from_fixed
+from aecli.colour import Signalled, is_srgb, profile_of
 from aecli.device import Compute
 from aecli.errors import AecliError, UsageError
 from aecli.images import Picture, read_picture, with_8_bits, without_colour, without_metadata
@@ -106,8 +107,8 @@ def encode_and_measure(picture: Picture, coder: Coder, *, quality: float | Targe
     """A picture → the bytes of its .npz, and what `Prepared` calls errors.
 
     Args:
-        picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, ICC profile and EXIF as they are, and
-            where R = G = B in every visible pixel, it is so in the decoded picture.
+        picture: any size from 1×1; 16 bits are rounded to 8. Alpha is kept losslessly, EXIF as it is, and so is an ICC profile,
+            unless it means sRGB, which takes a flag. Where R = G = B in every visible pixel, it is so in the decoded picture.
         coder: from `coder_for`.
         quality: 0–100, what the codec spends (None is 50), or a Target whose quality is searched. Feature autoencoders have one
             quality only, None.
@@ -194,6 +195,9 @@ def _with_metadata(
     if picture.alpha is not None:
         arrays["alpha"] = _bytes_array(_png(picture.alpha))
     arrays |= {name: _bytes_array(getattr(picture, name)) for name in _META_MEMBERS if getattr(picture, name)}
+    if "icc" in arrays and header["mode"] == "RGB" and is_srgb(arrays["icc"].tobytes()):
+        del arrays["icc"]
+        header["srgb"] = True
     if picture.texts:
         arrays["texts"] = _bytes_array(json.dumps(picture.texts).encode())
     return header, arrays
@@ -294,6 +298,8 @@ def _picture(header: Header, arrays: Arrays, pixels: np.ndarray, name: str) -> P
             raise AecliError("its sizes do not agree")
         alpha = _alpha(arrays["alpha"].tobytes(), width, height) if "alpha" in arrays else None
         icc, exif, xmp, iptc = (arrays[m].tobytes() if m in arrays else None for m in _META_MEMBERS)
+        if header.get("srgb") is True and mode == "RGB":
+            icc = profile_of(Signalled(), grey=False)
         texts = _texts(arrays)
         return Picture(pixels, alpha, mode, icc, exif, dpi, format="NPZ", xmp=xmp, iptc=iptc, texts=texts)
 

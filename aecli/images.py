@@ -924,7 +924,7 @@ def to_8_bits(samples: Array) -> Array:
 def from_array(array: Array) -> Picture:
     """Makes a Picture of (H, W) grey or (H, W, C) with C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
 
-    uint8 and uint16 are taken as they are; floats must lie within 0-1 and are rounded to uint8, as most files are.
+    uint8 and uint16 are taken as they are; floats must lie within 0-1 and are rounded to uint16.
     Raises AecliError for other shapes and types, for floats outside 0-1 and for NaN.
     """
     samples = array[..., None] if array.ndim == 2 else array
@@ -933,7 +933,7 @@ def from_array(array: Array) -> Picture:
     if np.issubdtype(samples.dtype, np.floating):
         if not (samples.min() >= 0 and samples.max() <= 1):  # NaN fails both
             raise AecliError("a picture of floats must lie within 0-1, without NaN: clip or scale it first")
-        samples = np.rint(samples * 255.0).astype(np.uint8)
+        samples = np.rint(samples.astype(np.float64) * 65535).astype(np.uint16)
     if samples.dtype not in (np.uint8, np.uint16):
         raise AecliError(f"an array of {samples.dtype} is no picture: pass uint8, uint16 or floats within 0-1")
     samples = samples.astype(samples.dtype.newbyteorder("="))  # a copy, so that the picture is the caller's no longer

@@ -52,8 +52,9 @@ def embedded(data: Any) -> str:
 class Report:
     """Collects the rows of a run, and what the page of them is."""
 
-    def __init__(self, title: str) -> None:
-        self._title, self._rows, self._pictures = title, list[Row](), 0
+    def __init__(self, title: str, origin: str = "") -> None:
+        """origin: what made the page, and when."""
+        self._title, self._origin, self._rows, self._pictures = title, origin, list[Row](), 0
 
     def add(self, row: Row) -> None:
         """Pictures are kept of the first two hundred files that have some."""
@@ -69,5 +70,5 @@ class Report:
         """HTML."""
         counts = {status: sum(row.status == status for row in self._rows) for status in ("done", "skipped", "failed")}
         summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        data = {"title": self._title, "summary": summary, "rows": [asdict(row) for row in self._rows]}
+        data = {"title": self._title, "summary": summary, "origin": self._origin, "rows": [asdict(row) for row in self._rows]}
         return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", embedded(data))

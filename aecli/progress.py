@@ -6,6 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+
+def duration(seconds: float) -> str:
+    """`50 s`, `4 min`, `5 h 43 min`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 Tell = Callable[[int, int], None]
 _tell: ContextVar[Tell | None] = ContextVar("tell", default=None)
 

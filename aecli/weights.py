@@ -51,7 +51,7 @@ class Card:
     error_quantiles: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
     resize: int = 0  # whole pictures were reduced to this side; 0: patches, or pictures as they are
-    licence: str = "MIT"
+    licence: str = ""  # of the weights, where their author has stated one
 
 
 @dataclass(frozen=True)

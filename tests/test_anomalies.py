@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import torch
 from conftest import tiny_codec, tiny_dense
 from PIL import Image
 
-from aecli.anomalies import QUANTILE, binomial_tail, can_judge, error_quantiles, is_unlike, judge, knows_errors
+from aecli.anomalies import QUANTILE, binomial_tail, can_judge, error_quantiles, is_unlike, judge, knows_errors, quantiles_of
 from aecli.compression import coder_for, encode_and_measure, encode_picture
 from aecli.device import select
 from aecli.errors import UsageError
 from aecli.images import Picture, from_array
+from aecli.training import Request, train
 from aecli.training.data import load_dataset
 from aecli.weights import Weights, card_of, load_weights
 
@@ -107,11 +109,25 @@ def test_photographs_are_judged_by_the_codec_at_its_best() -> None:
     card = card_of(codec, "codec", task="compress", training_data="", steps=0, error_quantiles=quantiles)
     weights = Weights(codec, card, "tiny", "")
     unlike = np.random.default_rng(0).integers(0, 2, (300, 400, 3), dtype=np.uint8) * 255
-    assert sum(is_unlike(from_array(patch), weights, compute) for patch in known) == 1  # the worst of them is beyond 99.9 %
+    assert not any(is_unlike(from_array(patch), weights, compute) for patch in known)
     assert is_unlike(from_array(unlike), weights, compute)
     verdict, evidence = judge(from_array(unlike), weights, compute)
     assert verdict.unlike
     assert evidence.heat.shape == (300, 400)
+
+
+def test_the_limit_of_few_pictures_lies_beyond_the_worst_of_them_and_that_of_many_is_their_quantile() -> None:
+    def draw(count: int, seed: int) -> torch.Tensor:
+        return torch.exp(-7 + 0.3 * torch.randn(count, generator=torch.Generator().manual_seed(seed)))
+
+    limits = [quantiles_of(draw(12, seed))[QUANTILE] for seed in range(200)]
+    share_beyond = sum((draw(1000, 1000 + seed) > limit).float().mean().item() for seed, limit in enumerate(limits)) / 200
+    assert share_beyond == pytest.approx(0.001, abs=0.0006)
+    many = draw(5000, 0)
+    assert quantiles_of(many)[QUANTILE] == pytest.approx(torch.quantile(many, 0.999).item())
+    assert quantiles_of(torch.full((12,), 0.25))[QUANTILE] == pytest.approx(0.25)
+    assert quantiles_of(torch.tensor([1e-9, 0.9]))[QUANTILE] == 1.0  # two tell nothing
+    assert not math.isnan(quantiles_of(torch.tensor([0.5]))[QUANTILE])
 
 
 def test_evidence_of_a_large_picture_is_small() -> None:
@@ -182,11 +198,28 @@ def test_a_broken_file_is_said_and_the_others_are_judged(digits_and_a_stranger, 
     assert (tmp_path / "worst.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_weights_that_have_learned_nothing_are_refused_and_training_says_so(tmp_path, compute) -> None:
+    told: list[str] = []
+    for steps, learned in ((5, False), (300, True)):
+        output = tmp_path / f"{steps}.safetensors"
+        train(Request("dense", output, compute, steps=steps, tell=told.append), lambda p: None, lambda: False)
+        weights = load_weights(output)
+        assert weights.card.scores["mean_picture_error"] == pytest.approx(52.7, abs=1)
+        if learned:
+            judge(picture(digits(1)[0]), weights, compute)
+        else:
+            with pytest.raises(UsageError, match=r"have not learned their training data .* train them longer"):
+                judge(picture(digits(1)[0]), weights, compute)
+    warnings = [sentence for sentence in told if "has learned little" in sentence]
+    assert len(warnings) == 1
+    assert "5.safetensors" in warnings[0]
+
+
 def test_wrong_usage_is_said_before_any_work(digits_and_a_stranger, tmp_path) -> None:
     (tmp_path / "anomalies.png").touch()
     for arguments, weights, sentence in (
         ((), "mnist-conv", "anomalies.png exists: pass --overwrite or another --output"),
-        (("-o", "x.txt"), "mnist-conv", "x.txt is no picture that can be drawn"),
+        (("-o", "x.txt"), "mnist-conv", "x.txt: a figure must end in .png"),
         (("-o", "x.png"), "photo-denoise", "photo-denoise cannot tell"),
     ):
         done = aecli(digits_and_a_stranger, *arguments, cwd=tmp_path, weights=weights)

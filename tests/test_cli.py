@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from aecli.cli import app
 from aecli.coding.container import read_container, write_container
 from aecli.images import from_array, read_picture, write_picture
+from aecli.training.data import load_dataset
 from aecli.weights import load_weights, shipped_weights
 
 
@@ -141,6 +142,25 @@ def test_trees_lists_and_null_separated_names(aecli, photo, tmp_path):
     expected = ["a b.npz", "new\nline.npz", "ü.npz"]
     assert sorted(path.name for path in (tmp_path / "out" / "deep").iterdir()) == expected
     assert sorted(path.name for path in (tmp_path / "flat").iterdir()) == expected
+
+
+def test_a_list_keeps_the_tree(aecli, photo, tmp_path):
+    for folder in ("scans/x", "scans/y/z"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(photo.read_bytes())
+    names = f"scans/x/a.png\n./scans/y/z/a.png\n{tmp_path}/scans/y/z/a.png\n"
+    assert aecli("denoise --files-from - -o out --weights {tiny-denoiser}", stdin=names).exit_code == 0
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert made == ["x/a.png", "y/z/a.png"]
+
+
+def test_several_results_do_not_make_a_folder_that_is_called_as_a_file(aecli, photo, tmp_path):
+    (tmp_path / "b.png").write_bytes(photo.read_bytes())
+    for line in ("denoise photo.png b.png -o x.png", "denoise . -o x.JPG", "encode photo.png b.png -o x.npz"):
+        assert_one_sentence(aecli(line), 2, "is the name of a file, but the results need a folder")
+    assert not list(tmp_path.glob("x.*"))
+    assert aecli("denoise photo.png b.png -o x.png/ --weights {tiny-denoiser}").exit_code == 0
+    assert len(list((tmp_path / "x.png").iterdir())) == 2
 
 
 def test_json_is_one_object_a_file_on_stdout(aecli, photo, tmp_path):
@@ -376,6 +396,19 @@ def test_a_feature_autoencoder_denoises_in_patches(aecli, photo):
     assert_one_sentence(aecli("denoise photo.png --overwrite --sigma 5 --weights {tiny-dense-denoiser}"), 2, "leave --sigma out")
 
 
+def test_a_denoiser_of_digits_says_that_a_colour_photograph_is_none(aecli, photo_folder, tmp_path):
+    digit = load_dataset("mnist").test.images[0, 0]
+    noisy = digit.numpy() / 255 + np.random.default_rng(0).normal(0, 0.5, (28, 28))
+    Image.fromarray((noisy.clip(0, 1) * 255).astype(np.uint8)).save(tmp_path / "digit.png")
+    done = aecli("denoise photos/arches.png digit.png --weights mnist-denoise --json")
+    assert done.exit_code == 0
+    photograph, known = (json.loads(line) for line in done.stdout.splitlines())
+    assert photograph["unlike_training_data"]
+    assert "unlike what mnist-denoise was trained on" in photograph["notes"][-1]
+    assert "pass other --weights" in photograph["notes"][-1]
+    assert (known["unlike_training_data"], known["notes"]) == (False, [])
+
+
 def test_a_picture_too_small_for_the_model(aecli, tmp_path):
     Image.new("L", (5, 5)).save(tmp_path / "small.png")
     assert_one_sentence(aecli("denoise small.png --weights {tiny-dense-denoiser}"), 1, "5×5", "too small", "8×8")
@@ -462,6 +495,13 @@ def test_encode_says_that_a_file_is_larger_than_its_input_and_can_skip_it(aecli,
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["photo.npz"]
 
 
+def test_encode_of_several_files_ends_with_the_total(aecli, photo, tmp_path):
+    (tmp_path / "b.png").write_bytes(photo.read_bytes())
+    done = aecli("encode photo.png b.png -o out --weights {tiny-codec}")
+    sizes = [2 * photo.stat().st_size, sum(path.stat().st_size for path in (tmp_path / "out").iterdir())]
+    assert f"{sizes[0] / 1e6:,.2f} MB → {sizes[1] / 1e6:,.2f} MB ({sizes[1] / sizes[0]:.1%})" in done.stderr
+
+
 def test_max_bytes_below_what_the_metadata_takes_names_strip(aecli, photo):
     with Image.open(photo) as image:
         exif = Image.Exif()
@@ -500,7 +540,7 @@ def test_encode_with_effort_takes_fewer_bytes_for_the_same_quality(aecli, photo)
 
 def test_encode_refuses_two_sizes_and_says_what_can_be_had(aecli, photo):
     assert_one_sentence(aecli("encode photo.png -q 50 --bpp 1"), 2, "give one of --quality, --bpp, --psnr and --max-bytes")
-    assert_one_sentence(aecli("encode photo.png --max-bytes 3x"), 2, "--max-bytes 3x is no number of bytes")
+    assert_one_sentence(aecli("encode photo.png --max-bytes 3x"), 2, "--max-bytes 3x is not a number of bytes")
     assert_one_sentence(aecli("encode photo.png --psnr -3"), 2, "--psnr -3 is out of range")
     assert_one_sentence(aecli("encode photo.png --psnr 90"), 1, "photo.png: no quality comes to 90 dB", "they reach from")
     assert_one_sentence(
@@ -588,7 +628,7 @@ def test_files_made_with_other_weights_or_damaged(aecli, photo, tmp_path):
         ("denoise page.html -o out.png --report page.html --overwrite", ["--report page.html is an input"]),
         ("denoise noisy.png -o out.png --report folder.html --overwrite", ["folder.html is a folder"]),
         ("denoise noisy.png -o out.gif", ["the suffix .gif, which cannot be written"]),
-        ("encode noisy.png -o photo.png --overwrite", ["photo.png is no name for a compressed picture", ".npz"]),
+        ("encode noisy.png -o photo.png --overwrite", ["photo.png: compressed pictures must end in .npz", ".npz"]),
         ("decode photo.npz -o out.gif", ["the suffix .gif, which cannot be written"]),
         ("anomalies noisy.png -o noisy.png --overwrite", ["--output noisy.png is an input"]),
         ("denoise noisy.png -o out.png --reference nowhere.png", ["--reference: nowhere.png does not exist"]),
@@ -616,7 +656,47 @@ def test_what_is_left_out_as_an_earlier_result_is_counted(aecli, photo, tmp_path
     (tmp_path / "out" / "photo.png").write_bytes(photo.read_bytes())
     done = aecli("denoise . -r -o out --skip-existing --weights {tiny-denoiser}")
     assert done.exit_code == 0
-    assert "left out, as results of an earlier run: 1 of the files found" in done.stderr
+    assert "skipped 1 earlier result" in done.stderr
+
+
+def test_results_beside_their_sources_are_left_out_wherever_the_next_ones_go(aecli, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.denoised.png", "a.decoded.png", "a.png.denoised.png", "only.denoised.png"):
+        (tmp_path / "in" / name).write_bytes(photo.read_bytes())
+    for line in ("denoise in -o cc --weights {tiny-denoiser}", "encode in -o dd --weights {tiny-codec}"):
+        done = aecli(line)
+        assert done.exit_code == 0
+        assert "skipped 3 earlier results (*.decoded.*, *.denoised.*)" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "cc").iterdir()) == ["a.png", "only.denoised.png"]
+    (tmp_path / "dd" / "a.denoised.npz").write_bytes((tmp_path / "dd" / "a.npz").read_bytes())
+    assert aecli("decode dd -o back --weights {tiny-codec}").exit_code == 0
+    assert len(list((tmp_path / "back").iterdir())) == 3  # what was encoded is to be had again
+    assert aecli("denoise in/a.denoised.png -o twice.png --weights {tiny-denoiser}").exit_code == 0
+
+
+def test_a_report_says_what_made_it_and_where_it_shows_a_part(aecli, photo, tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((8, 700), np.uint8)).save(tmp_path / "wide.png")
+    monkeypatch.setattr("sys.argv", ["aecli", "encode", "photo.png", "s3://key:secret@bucket/x.png", "--output=memory://u:pw@x/"])
+    assert aecli("encode photo.png wide.png -o out --report page.html --weights {tiny-codec}").exit_code == 0
+    page = (tmp_path / "page.html").read_text()
+    data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert data["origin"].startswith("aecli encode photo.png ")
+    assert " · aecli 0." in data["origin"]
+    assert "secret" not in page and "pw" not in data["origin"]
+    whole, part = (dict(row["figures"]) for row in data["rows"])
+    assert "shown" not in whole and part["shown"] == "the middle, at most 640 × 480 pixels"
+    assert whole["size"] == "64 × 48 pixels" and whole["time"].endswith(" s")
+    assert "" not in whole
+
+
+def test_subfolders_that_are_not_walked_are_counted(aecli, photo, tmp_path):
+    for name in ("one", "two", ".hidden"):
+        (tmp_path / name).mkdir()
+    done = aecli("denoise . -o out --weights {tiny-denoiser}")
+    assert done.exit_code == 0
+    assert "2 subfolders left out (" in done.stderr
+    assert "--recursive" in done.stderr
+    assert "subfolder" not in aecli("denoise . -r -o again --weights {tiny-denoiser}").stderr
 
 
 def test_info_tells_of_every_file_and_takes_standard_input(aecli, photo, tmp_path):
@@ -653,6 +733,7 @@ def test_train_writes_weights_a_picture_and_scores(aecli, tmp_path):
     assert result.exit_code == 0
     assert result.stdout == "dense.safetensors\n"
     assert "squared_error" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("next: aecli compare-pca --data mnist --weights ")
     assert load_weights(tmp_path / "dense.safetensors").card.config["latent_dim"] == 5
     assert opened(tmp_path / "dense.png").size[0] > 200
 
@@ -805,6 +886,48 @@ def test_models_lists_all_that_come_along(aecli):
     assert names >= {"mnist-dense", "mnist-conv", "mnist-sparse", "mnist-denoise", "photo-denoise", "photo-codec"}
     for name in names:
         assert name in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    cards = [json.loads(line) for line in aecli("models --json").stdout.splitlines()]
+    assert {card["name"] for card in cards} == names
+    assert all(card["arch"] and card["bytes"] > 1000 for card in cards)
+
+
+def test_short_options_and_plain_help(aecli, photo):
+    assert aecli("-V").stdout == aecli("--version").stdout
+    for command in (
+        "denoise",
+        "encode",
+        "decode",
+        "train",
+        "compare-pca",
+        "anomalies",
+        "project",
+        "traverse",
+        "models",
+        "models show",
+    ):
+        text = aecli(f"{command} --help").stdout
+        assert "<bool>" not in text, command
+        assert "-v" in text
+    assert aecli("denoise photo.png -j 1 --weights {tiny-denoiser}").exit_code == 0
+    assert aecli("denoise photo.png -f --jobs 1 --weights {tiny-denoiser}").exit_code == 0
+    assert "Traceback" in aecli("decode missing.npz -v").stderr
+
+
+def test_a_dry_run_tells_what_would_happen_and_writes_nothing(aecli, photo, tmp_path):
+    (tmp_path / "b.png").write_bytes(photo.read_bytes())
+    (tmp_path / "b.npz").write_text("precious")
+    done = aecli("encode photo.png b.png gone.png -n --json")
+    assert done.exit_code == 1
+    status = {line["input"]: line["status"] for line in map(json.loads, done.stdout.splitlines())}
+    assert status == {"photo.png": "planned", "b.png": "failed", "gone.png": "failed"}
+    assert aecli("encode photo.png b.png --dry-run --skip-existing").stdout.splitlines() == [
+        "photo.png → photo.npz",
+        "b.png would be skipped: b.npz exists",
+    ]
+    assert aecli("encode . -nf").stdout.splitlines() == ["b.png → b.npz  (replaced)", "photo.png → photo.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.npz", "b.png", "photo.png"]
+    assert_one_sentence(aecli("denoise . -n --watch"), 2, "--dry-run")
 
 
 def test_models_show_prints_the_card(aecli):

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 
 from aecli import compression
 from aecli.coding.container import read_container, write_container
+from aecli.colour import Signalled, is_srgb, profile_of
 from aecli.compression import (
     coder_for,
     decode_picture,
@@ -31,7 +32,8 @@ from aecli.errors import AecliError, UsageError
 from aecli.images import from_array
 from aecli.metrics import psnr
 
-ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+WIDE = Signalled(((0.3127, 0.3290), (0.68, 0.32), (0.265, 0.69), (0.15, 0.06)))  # Display P3
+ICC = profile_of(WIDE, grey=False)
 
 
 @pytest.fixture(scope="module")
@@ -537,3 +539,19 @@ def test_texts_that_are_none_are_damage(codec, picture_of, texts):
     data = forged(encode_picture(picture_of(8, 8), codec), arrays={"texts": np.frombuffer(texts, np.uint8)})
     with pytest.raises(AecliError, match="is damaged"):
         decode(data, codec)
+
+
+def test_a_profile_of_srgb_is_a_flag_and_any_other_is_kept(codec_weights, compute, photograph):
+    coder = coder_for(codec_weights, compute)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    bare = len(encode_picture(photograph, coder))
+    sizes = {}
+    for name, profile in (("srgb", srgb), ("wide", ICC), ("damaged", b"no profile" * 30)):
+        data = encode_picture(replace(photograph, icc=profile), coder)
+        sizes[name] = len(data) - bare
+        back = decode_picture(data, "x", lambda _: coder).icc
+        assert back == profile if name != "srgb" else is_srgb(back)
+    assert sizes["srgb"] < 20 < 200 < sizes["wide"]
+    assert is_srgb(profile_of(Signalled(), grey=False))
+    assert not is_srgb(profile_of(Signalled(gamma=1.8), grey=False))
+    assert not is_srgb(profile_of(Signalled(), grey=True))

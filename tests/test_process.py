@@ -77,6 +77,14 @@ def test_wrong_usage_and_failure_have_their_exit_status(tmp_path):
     assert missing.stderr.decode().count("\n") == 1 and missing.stdout == b""
 
 
+def test_a_reader_that_goes_ends_it_quietly(tmp_path):
+    (tmp_path / "list").write_text("".join(f"{number}.png\n" for number in range(9000)))  # more than a pipe holds
+    command = f"{sys.executable} -m aecli encode --files-from list -n -o out | head -1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "0.png would fail: there is no such file\n"
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_streams_that_a_daemon_has_closed_are_no_trouble(tmp_path, closed):
     shutil.copy(DATA / "photo.png", tmp_path)

@@ -351,7 +351,7 @@ def test_wrong_usage_and_odd_data_are_a_sentence(aecli) -> None:
         (("x.npy", "-w", "w.safetensors", "-o", "y.png", "--resize", 8), 2, "--resize is of use with a folder of pictures"),
         (("x.npy", "-o", "y.png", "--epochs", 1, "--minutes", 1), 2, "give one of --minutes and --epochs"),
         (("", "-o", "y.png"), 2, "--data is empty"),
-        (("x.npy", "-w", "w.safetensors", "-o", "y.txt"), 2, "y.txt is no picture that can be drawn"),
+        (("x.npy", "-w", "w.safetensors", "-o", "y.txt"), 2, "y.txt: a figure must end in .png"),
         (("-w", "w.safetensors", "-o", "y.png"), 2, "do not take the pictures of mnist"),
         (("nan.npy", "-w", "w.safetensors", "-o", "y.png"), 2, "holds NaN"),
         (("one.npy", "-w", "w.safetensors", "-o", "y.png"), 1, "a map takes 2 pictures or more"),

@@ -21,6 +21,7 @@ from aecli.denoising import denoise_picture
 from aecli.device import select
 from aecli.errors import AecliError, UsageError
 from aecli.models.layers import ResidualBlock
+from aecli.progress import duration
 from aecli.training import Request, train
 from aecli.training.data import (
     ArraySource,
@@ -718,6 +719,28 @@ def test_a_run_that_cannot_go_on_keeps_no_checkpoint(compute):
     assert not request.output.parent.exists()
 
 
+def test_a_run_that_is_stopped_can_leave_its_weights(compute):
+    request = request_of(compute, "dense", steps=500, latent_dim=4, resumable=False, keep_stopped=True)
+    steps = []
+    result = train(request, lambda p: steps.append(p.step), lambda: len(steps) == 2)
+    assert (result.finished, result.steps) == (False, 2)
+    assert load_weights(request.output).card.steps == 2
+
+
+def test_what_follows_the_last_step_is_said(compute):
+    told = []
+    train(request_of(compute, "dense", steps=2, tell=told.append), ignore, never)
+    assert told[0] == "step 2 was the last: measuring held-out pictures"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (59, "59 s"), (240, "4 min"), (20580, "5 h 43 min"), (3599, "1 h 00 min"), (90000, "25 h 00 min")],
+)
+def test_times_are_short_texts(seconds, text):
+    assert duration(seconds) == text
+
+
 OTHER_OPTIONS = {
     "lr": ({"lr": 1e-3}, r"with --lr 0\.005, not with --lr 0\.001: pass the same, or --restart to begin anew"),
     "noise": ({"noise": Noise(0.5)}, "with no --noise, not with --noise gaussian:0.5"),
@@ -792,7 +815,7 @@ def test_how_long_it_takes_is_told_before_it_begins_and_changes_nothing(compute,
     request = request_of(compute, "dense", steps=200, latent_dim=40, tell=told.append, seed=3)
     train(request, lambda p: steps.append(len(told)), lambda: len(steps) == 2)
     assert set(steps) == {1}
-    assert re.fullmatch(r"out/w\.safetensors: training takes about [\d.e+-]+ (seconds|minutes|hours)", told[0])
+    assert re.fullmatch(r"out/w\.safetensors: training takes about (\d+ s|\d+ min|\d+ h \d\d min)", told[0])
     trainer, other = (trainer_of(compute, tmp_path / f"{i}.pt", steps=60, noise=Noise(0.3)) for i in range(2))
     assert trainer.expected_seconds() > 0
     trainer.run(ignore, never), other.run(ignore, never)

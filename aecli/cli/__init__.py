@@ -11,17 +11,17 @@ from typer.core import TyperCommand, TyperGroup
 
 from aecli import __version__
 from aecli.cli import anomalies, compare_pca, decode, denoise, encode, models, project, report, train, traverse
-from aecli.cli.options import grouped
+from aecli.cli.options import PlainHelp, grouped
 from aecli.errors import UsageError
 
 
-class _Group(TyperGroup):
+class _Group(PlainHelp, TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with report.errors_as_sentences():
             return super().invoke(ctx)
 
 
-class _Command(TyperCommand):
+class _Command(PlainHelp, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         names = [name for name in args if name.startswith("-") and os.path.lexists(name)]
         try:
@@ -40,8 +40,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
-    epilog="Examples:  aecli denoise noisy.png  ·  aecli encode photos/ -o small/ -r  ·  aecli decode small/ -o back/ -r  ·  "
-    "aecli train --arch conv  ·  aecli compare-pca",
+    epilog="[bold]Examples[/bold]\n\naecli denoise noisy.png\n\naecli encode photos/ -o small/ -r\n\n"
+    "aecli decode small/ -o back/ -r",
 )
 
 
@@ -53,7 +53,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Compress and denoise pictures with autoencoders."""
 

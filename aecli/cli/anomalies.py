@@ -26,18 +26,20 @@ SHOWN = 8  # pictures in the picture
 def anomalies(
     inputs: Inputs,
     weights: Annotated[
-        str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: what is normal.")
+        str, typer.Option("--weights", "-w", help="The name of included weights, or a file: what they were trained on is normal.")
     ] = "photo-codec",
-    top: Annotated[int, typer.Option(min=1, help="Files in the table.")] = 20,
-    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit status 3 if there is one.")] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture of the worst, with where their errors are.")] = Path(
+    top: Annotated[int, typer.Option(min=1, help="Number of files in the table.")] = 20,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="End with status 3 if a picture is unlike the training data.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture of the worst, with maps of their errors.")] = Path(
         "anomalies.png"
     ),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace it if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-f", help="Replace the picture if it exists.")] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
-    """Rank pictures by how badly an autoencoder reconstructs them: what it never saw, it cannot.
+    """Find pictures that are unlike what an autoencoder was trained on: it reconstructs them badly.
 
     [bold]Examples[/bold]
 
@@ -72,22 +74,23 @@ def anomalies(
     ranked = sorted(verdicts, key=lambda named: named[1].rank, reverse=True)
     if ranked:
         _draw(ranked, [evidence for _, _, evidence in sorted(worst, reverse=True)], loaded.name, output, overwrite)
-    _tell(ranked, loaded.name, top, output)
+    _tell(ranked, loaded.name, "pictures" if loaded.card.resize else "patches", top, output)
     if failed:
         raise typer.Exit(report.ExitStatus.FAILED)
     if fail_on_anomaly and any(verdict.unlike for _, verdict in verdicts):
         raise typer.Exit(report.ExitStatus.ANOMALY)
 
 
-def _tell(ranked: list[Named], weights: str, top: int, output: Path) -> None:
+def _tell(ranked: list[Named], weights: str, whole: str, top: int, output: Path) -> None:
     if report.as_json():
         for name, verdict in ranked:
             values = {"input": name, "error": verdict.error, "limit": verdict.limit, "unlike_training_data": verdict.unlike}
             report.answer("", values)
         return
     rows = [[name, f"{v.error:.3g}", f"{v.error / v.limit:.2f}", "unlike" if v.unlike else ""] for name, v in ranked[:top]]
-    title = f"Reconstruction error by {weights}; the limit is what one in a thousand of its training patches exceeds"
     if rows:
+        limit = f"{ranked[0][1].limit:.3g}, which one in a thousand {whole} like the training data exceeds"
+        title = f"Mean squared reconstruction error by {weights}, of values in 0–1; the limit is {limit}"
         report.table(["file", "error", "error / limit", "training data"], rows, title=title, to_stdout=True)
     count = sum(verdict.unlike for _, verdict in ranked)
     unlike = f"{count} of {len(ranked)} unlike what {weights} was trained on"

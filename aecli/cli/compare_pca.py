@@ -32,10 +32,10 @@ DIMS = "2,8,16,32"
 
 def compare_pca(
     data: Annotated[
-        str, typer.Option(help="mnist (comes along), fashion-mnist, cifar10, a folder of pictures, or an .npz or .npy array.")
+        str, typer.Option(help="mnist (included), fashion-mnist, cifar10, a folder of pictures, or an .npz or .npy array.")
     ] = "mnist",
     data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Download the data set if it is not there.")] = False,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.")] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Take whole pictures of a folder, reduced to this side.")] = None,
     arch: Annotated[
@@ -54,7 +54,7 @@ def compare_pca(
         Path, typer.Option("--output", "-o", help="The figure's name; trained weights and all numbers (.csv, .json) go beside it.")
     ] = Path("compare-pca.png"),
     format: Annotated[str, typer.Option(help=f"Of the figure, with commas: {', '.join(FIGURES)}.")] = "png,svg",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-f", help="Replace results that exist.")] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
@@ -207,6 +207,8 @@ def train_and_load(request: Request) -> FeatureAutoencoder:
     with show_progress() as show, stopping_when_told() as told:
         result = train(request, show, told)
     if not result.finished:
+        if request.keep_stopped and result.steps:
+            report.say(f"stopped after step {result.steps:,}; to draw with what was learned, pass --weights {request.output}")
         raise report.Terminated if told.signal == signal.SIGTERM else KeyboardInterrupt
     return load_weights(request.output).model  # type: ignore[return-value]
 

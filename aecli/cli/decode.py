@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from aecli.batch import Input, Job, read_bytes
+from aecli.batch import DECODED, Input, Job, read_bytes
 from aecli.cli import report
 from aecli.cli.formats import Formats
 from aecli.cli.options import Engine, Files, Printing, Results
@@ -30,7 +30,7 @@ def decode(
     weights: Annotated[
         str | None, typer.Option("--weights", "-w", help="Weights to decode with; by default those that the file names.")
     ] = None,
-    info: Annotated[bool, typer.Option("--info", help="Tell what a file holds, without decoding.")] = False,
+    info: Annotated[bool, typer.Option("--info", help="Print what a file holds, without decoding it.")] = False,
     results: Results = Results(),  # noqa: B008
     running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
@@ -39,7 +39,7 @@ def decode(
 
     [bold]Examples[/bold]
 
-    aecli decode photo.npz                                        [dim]photo.decoded.png beside it[/dim]
+    aecli decode photo.npz  # photo.decoded.png beside it
 
     aecli decode photo.npz -o photo.jpg
 
@@ -53,7 +53,7 @@ def decode(
             raise UsageError("--info writes nothing and decodes nothing: leave out all options but those of what is read")
         _tell(report.find(files, SUFFIXES))
         return
-    formats, ending = Formats.of(results), ".decoded" if files.output is None else ""
+    formats, ending = Formats.of(results), DECODED if files.output is None else ""
     jobs = report.plan(files, SUFFIXES, formats.name_of(ending), formats.check, [weights], instead=formats.other_name_of(ending))
 
     make_work = partial(_work, weights, formats, running, previews=files.report is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from aecli.batch import Job, read_bytes
+from aecli.batch import DENOISED, Job, read_bytes
 from aecli.cli import report
 from aecli.cli.formats import Formats
 from aecli.cli.options import Engine, Files, Printing, Results
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 
 def denoise(
     files: Files,
-    weights: Annotated[str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file.")] = "photo-denoise",
+    weights: Annotated[str, typer.Option("--weights", "-w", help="The name of included weights, or a file.")] = "photo-denoise",
     sigma: Annotated[
-        float | None, typer.Option(help="Standard deviation of the noise, in grey levels of 255; estimated if not given.")
+        float | None,
+        typer.Option(help="Standard deviation of the noise, 0–255: 5 is slight, 25 clear, 50 strong; estimated by default."),
     ] = None,
-    strength: Annotated[float, typer.Option(help="Share of the correction that is applied, 0–1; up to 2: removes more.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="How much noise is removed: 0 none, 1 all that is found, up to 2 more.")] = 1.0,
     reference: Annotated[
-        Path | None, typer.Option(help="The clean picture: prints PSNR and SSIM before and after.", show_default=False)
+        Path | None, typer.Option(help="The clean picture: print PSNR and SSIM before and after.", show_default=False)
     ] = None,
     results: Results = Results(),  # noqa: B008
     running: Engine = Engine(),  # noqa: B008
@@ -52,11 +54,11 @@ def denoise(
 
     aecli denoise scans/ -o clean/ --format webp --output-quality 85
 
-    aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r     [dim]after pip install s3fs[/dim]
+    aecli denoise s3://bucket/scans/ -o s3://bucket/clean/ -r  # needs s3fs
     """
     report.configure(printing)
     refuse_url(reference or "", "--reference")
-    formats, ending = Formats.of(results), ".denoised" if files.output is None else ""
+    formats, ending = Formats.of(results), DENOISED if files.output is None else ""
     jobs = report.plan(
         files,
         SUFFIXES,
@@ -82,6 +84,7 @@ def _work(
     previews: bool,
 ) -> Work[Picture, tuple[Denoised, dict[str, object]]]:
     """The work, with a model of its own: workers on other machines make theirs from the same words."""
+    from aecli.anomalies import can_judge, errors_between, is_unlike
     from aecli.denoising import TILE, check_options, denoise_picture, denoise_small, small_size
     from aecli.tiling import TileSide
     from aecli.weights import load_weights
@@ -105,6 +108,9 @@ def _work(
 
     def with_more(picture: Picture, done: Denoised) -> tuple[Denoised, dict[str, object]]:
         more: dict[str, object] = {"preview": (preview(picture), preview(done.picture))} if previews else {}
+        if strength >= 1 and can_judge(picture, loaded):  # a photograph denoiser judges itself
+            errors = errors_between(picture, done.picture, loaded)
+            done = dataclasses.replace(done, unlike=is_unlike(picture, loaded, compute, errors))
         if clean is not None:
             from aecli.scores import scores
 
@@ -116,8 +122,8 @@ def _work(
         notes = formats.write(job, done.picture, stream)
         info: dict[str, object] = {"size": [done.picture.width, done.picture.height], "weights": loaded.name}
         if done.sigma is not None:
-            info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated, "unlike_training_data": done.unlike}
-        return info | more | {"notes": [*notes, *_doubts(done, loaded.name)]}
+            info |= {"sigma": round(done.sigma, 2), "sigma_estimated": done.estimated}
+        return info | more | {"unlike_training_data": done.unlike, "notes": [*notes, *_doubts(done, loaded.name)]}
 
     several = Several(lambda picture: small_size(picture, loaded), process_small)
     return Work(lambda job: read_picture(read_bytes(job, sys.stdin.buffer), job.name), process, write, several, formats.settle)
@@ -128,7 +134,8 @@ def _doubts(done: Denoised, weights: str) -> list[str]:
     if done.colours is not None:
         return [f"left as it is, as it has only {done.colours} colour{'s' * (done.colours > 1)}: pass --sigma to denoise it"]
     if done.unlike:
-        return [f"unlike what {weights} was trained on: look at the result, or pass --sigma"]
+        way_out = "pass other --weights" if done.sigma is None else "pass --sigma"
+        return [f"unlike what {weights} was trained on: look at the result, or {way_out}"]
     return []
 
 

@@ -30,37 +30,42 @@ SIZE = "How small"
 def encode(
     files: Files,
     quality: Annotated[
-        float | None, typer.Option("--quality", "-q", help="0–100: smallest to best; otherwise 50.", rich_help_panel=SIZE)
+        float | None, typer.Option("--quality", "-q", help="From 0 (smallest) to 100 (best); by default 50.", rich_help_panel=SIZE)
     ] = None,
-    bpp: Annotated[float | None, typer.Option(help="Bits a pixel: the quality is searched.", rich_help_panel=SIZE)] = None,
-    psnr: Annotated[float | None, typer.Option(help="PSNR in dB: the quality is searched.", rich_help_panel=SIZE)] = None,
+    bpp: Annotated[
+        float | None, typer.Option(help="Bits per pixel: find the quality that gives them.", rich_help_panel=SIZE)
+    ] = None,
+    psnr: Annotated[float | None, typer.Option(help="PSNR in dB: find the quality that gives it.", rich_help_panel=SIZE)] = None,
     max_bytes: Annotated[
-        str | None, typer.Option(metavar="N", help="The best that fits, such as 20k or 1.5M.", rich_help_panel=SIZE)
+        str | None,
+        typer.Option(
+            metavar="N", help="Size of the file, such as 20k or 1.5M: find the best quality that fits.", rich_help_panel=SIZE
+        ),
     ] = None,
     effort: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Rounds of refining each picture's latents: 12 save about 3 % of the bytes at the same PSNR, in some twenty "
-            "times the time, for every quality that is tried.",
+            help="Rounds of refining each picture: with the same -q a better picture of about the same size; at the same PSNR, 12 "
+            "rounds save about 3 % of the bytes. Takes some twenty times as long.",
             rich_help_panel=SIZE,
         ),
     ] = 0,
     skip_larger: Annotated[
-        bool, typer.Option("--skip-larger", help="Write no file that would be larger than its input.", rich_help_panel=SIZE)
+        bool, typer.Option("--skip-larger", help="Skip pictures whose result would be larger than the input.", rich_help_panel=SIZE)
     ] = False,
     strip: Annotated[
-        bool, typer.Option("--strip", help="Leave out EXIF, XMP, IPTC, texts, colour profile and resolution.")
+        bool, typer.Option("--strip", help="Do not store EXIF, XMP, IPTC, texts, colour profile and resolution.")
     ] = False,
     weights: Annotated[
-        str, typer.Option("--weights", "-w", help="Shipped weights by name, or a file: a codec or a feature autoencoder.")
+        str, typer.Option("--weights", "-w", help="The name of included weights, or a file: a codec or a feature autoencoder.")
     ] = "photo-codec",
     score: Annotated[
-        bool, typer.Option("--score", help="Decode again; print PSNR and, of pictures that are large enough, MS-SSIM.")
+        bool, typer.Option("--score", help="Print PSNR and, for pictures that are large enough, MS-SSIM of the result.")
     ] = False,
     fail_on_anomaly: Annotated[
         bool,
-        typer.Option("--fail-on-anomaly", help="Exit status 3 if a picture encoded is unlike what the weights were trained on."),
+        typer.Option("--fail-on-anomaly", help="End with status 3 if a picture is unlike what the weights were trained on."),
     ] = False,
     running: Engine = Engine(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
@@ -69,13 +74,13 @@ def encode(
 
     [bold]Examples[/bold]
 
-    aecli encode photo.png                                        [dim]photo.npz beside it[/dim]
+    aecli encode photo.png  # photo.npz beside it
 
     aecli encode photos/ -o small/ --recursive -q 70
 
-    aecli encode photo.png --max-bytes 20k                        [dim]or --bpp 0.3, or --psnr 36[/dim]
+    aecli encode photo.png --max-bytes 20k  # or --bpp 0.3, or --psnr 36
 
-    aecli encode photo.png --effort 12                            [dim]smaller still, if there is time[/dim]
+    aecli encode photo.png --psnr 34 --effort 12  # smaller, and far slower
 
     aecli encode digit.png --weights mnist-conv
     """
@@ -92,7 +97,7 @@ def encode(
 
 def _check_name(target: Place) -> None:
     if target.suffix.lower() != ".npz":
-        raise UsageError(f"{target} is no name for a compressed picture: give one in .npz, or a folder")
+        raise UsageError(f"{target}: compressed pictures must end in .npz; give such a name, or a folder")
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ def _work(
         info: dict[str, Any] = {
             "size": [picture.width, picture.height],
             "bytes": len(data),
+            "input_bytes": source_bytes,
             "bits_per_pixel": round(8 * len(data) / (picture.width * picture.height), 4),
             "ratio": round(source_bytes / len(data), 3),
             "larger_than_input": len(data) > source_bytes,
@@ -190,7 +196,7 @@ def _number_of_bytes(text: str) -> float:
     """`20k` → 20,000."""
     found = re.fullmatch(r"([0-9]*\.?[0-9]+)([kM]?)", text)
     if found is None:
-        raise UsageError(f"--max-bytes {text} is no number of bytes: give one such as 20000, 20k or 1.5M")
+        raise UsageError(f"--max-bytes {text} is not a number of bytes: give one such as 20000, 20k or 1.5M")
     return float(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
 
 

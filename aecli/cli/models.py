@@ -3,35 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from aecli.cli import report
-from aecli.cli.options import Printing, grouped
+from aecli.cli.options import PlainHelp, Printing, grouped
 
-app = typer.Typer(invoke_without_command=True, help="List the weights that come along; `show NAME` prints a card.")
+if TYPE_CHECKING:
+    from aecli.weights import Card
+
+
+class _Group(PlainHelp, TyperGroup):
+    pass
+
+
+class _Command(PlainHelp, TyperCommand):
+    pass
+
+
+app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the included weights; `show NAME` prints their card.")
 
 
 @app.callback()
-def models(ctx: typer.Context) -> None:
-    """List the weights that come along: what each is for, its scores, its size. `models show NAME` prints a card."""
+@grouped
+def models(ctx: typer.Context, printing: Printing = Printing()) -> None:  # noqa: B008
+    """List the included weights: what each is for, and its size. `models show NAME` prints a card.
+
+    [bold]Examples[/bold]
+
+    aecli models
+
+    aecli models show photo-codec
+    """
+    report.configure(printing)
     if ctx.invoked_subcommand:
         return
     from aecli.weights import read_card, shipped_weights
 
     rows = []
     for path in shipped_weights():
-        card = read_card(path)
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in list(card.scores.items())[:3])
-        purpose = f"{card.task} ({card.noise})" if card.noise else card.task
-        rows.append((path.stem, card.arch, purpose, card.training_data, scores, f"{path.stat().st_size / 1e6:.1f} MB"))
-    report.table(("name", "arch", "for", "trained on", "scores", "size"), rows, to_stdout=True)
+        card, size = read_card(path), path.stat().st_size
+        if report.as_json():
+            report.answer("", {"name": path.stem, "bytes": size, **dataclasses.asdict(card)})
+        rows.append((path.stem, card.arch, _use(card), f"{size / 1e6:.1f} MB"))
+    if not report.as_json():
+        report.table(("name", "arch", "use", "size"), rows, to_stdout=True)
+
+
+def _use(card: Card) -> str:
+    code = f", {card.config['latent_dim']} numbers" if "latent_dim" in card.config else ""
+    return {"denoise": "denoise", "compress": "encode"}.get(card.task, f"encode, compare-pca{code}")
 
 
 @grouped
 def _show(
-    name: Annotated[str, typer.Argument(help="Shipped weights by name, or a file.")],
+    name: Annotated[str, typer.Argument(help="The name of included weights, or a file.")],
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
     """Print the card of a model."""
@@ -44,7 +72,7 @@ def _show(
     report.answer("\n".join([path.stem, *lines]), {"name": path.stem, **card})
 
 
-app.command("show")(_show)
+app.command("show", cls=_Command)(_show)
 
 
 def _text(value: object) -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 FIGURES = ("png", "svg", "pdf")  # formats that plots are drawn in
 FORMAT_CHOICE = ("png", "jpg", "webp", "avif", "tif")  # of results
 MOST_SEED = 2**32 - 1  # of what NumPy and scikit-learn take
-FILES, RUNNING, PRINTING = "Files", "Where and how it runs", "What is printed"
+OVERWRITE = "Replace results that exist."
+FILES, RUNNING, PRINTING = "Files", "Computing", "Output on the terminal"
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class Inputs:
         list[str] | None,
         typer.Argument(metavar="INPUT...", help="Files, folders, URLs, or - for standard input.", show_default=False),
     ] = None
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Walk folders.", rich_help_panel=FILES)] = False
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.", rich_help_panel=FILES)] = False
     files_from: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Take names from a file, or - for standard input.", rich_help_panel=FILES)
+        str | None,
+        typer.Option(metavar="LIST", help="Read names of files from LIST, or - for standard input.", rich_help_panel=FILES),
     ] = None
-    null: Annotated[bool, typer.Option("--null", "-0", help="Names in the list end with NUL.", rich_help_panel=FILES)] = False
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Names in LIST end with NUL (find -print0).", rich_help_panel=FILES)
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,20 @@ class Files(Inputs):
             "--output", "-o", metavar="PATH", help="A file, a folder, a URL, or - for standard output.", rich_help_panel=FILES
         ),
     ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.", rich_help_panel=FILES)] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-f", help=OVERWRITE, rich_help_panel=FILES)] = False
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave results that exist: resumes a broken-off run.", rich_help_panel=FILES)
+        bool, typer.Option("--skip-existing", help="Skip results that exist: resumes an interrupted run.", rich_help_panel=FILES)
+    ] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print what would be written, and write nothing.", rich_help_panel=FILES)
     ] = False
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with files as they arrive in the folders, until Ctrl-C.", rich_help_panel=FILES)
+        bool, typer.Option("--watch", help="Keep running, and process files as they arrive, until Ctrl-C.", rich_help_panel=FILES)
     ] = False
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="HTML", help="A page of all files: figures, and before and after under a slider.", rich_help_panel=FILES
+            metavar="HTML", help="Write a page of all files, with before and after under a slider.", rich_help_panel=FILES
         ),
     ] = None
 
@@ -68,7 +75,9 @@ class Results:
     format: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(FORMAT_CHOICE), help="Format of the results; otherwise as the name tells.", rich_help_panel=FILES
+            metavar="|".join(FORMAT_CHOICE),
+            help="Format of the results; by default that of the name, or of the input.",
+            rich_help_panel=FILES,
         ),
     ] = None
     output_quality: Annotated[
@@ -77,8 +86,8 @@ class Results:
             min=1,
             max=100,
             metavar="1-100",
-            help="Of results in jpg, webp (100 is lossless) and avif; otherwise about that of the input where it is a jpg or a "
-            "lossy webp, and next to lossless where it is not.",
+            help="Quality of jpg, webp (100 is lossless) and avif results; by default about that of a jpg or lossy webp input, "
+            "and nearly lossless for other inputs.",
             rich_help_panel=FILES,
         ),
     ] = None
@@ -88,11 +97,14 @@ class Results:
 class Running:
     """Device, precision, threads."""
 
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where it runs.", rich_help_panel=RUNNING)] = "auto"
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=RUNNING)] = "auto"
     precision: Annotated[
-        str, typer.Option(metavar="auto|fp32|bf16", help="auto: bf16 where it is fast.", rich_help_panel=RUNNING)
+        str, typer.Option(metavar="auto|fp32|bf16", help="auto takes bf16 where it is fast.", rich_help_panel=RUNNING)
     ] = "auto"
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", rich_help_panel=RUNNING)] = None
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "--jobs", "-j", min=1, help="CPU threads; by default one per core.", rich_help_panel=RUNNING),
+    ] = None
 
     def compute(self) -> Compute:
         """Resolved for this machine; imports torch."""
@@ -105,12 +117,12 @@ class Running:
 class Engine(Running):
     """Device, precision, threads, and on which machines."""
 
-    engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: many processes, or machines.", rich_help_panel=RUNNING)] = (
-        "local"
-    )
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="ray: many processes, or several machines.", rich_help_panel=RUNNING)
+    ] = "local"
     address: Annotated[
         str | None,
-        typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; otherwise this machine.", rich_help_panel=RUNNING),
+        typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; by default this machine.", rich_help_panel=RUNNING),
     ] = None
 
     @property
@@ -127,9 +139,22 @@ class Engine(Running):
 class Printing:
     """How much is said, and in what form."""
 
-    json: Annotated[bool, typer.Option("--json", help="A JSON object a file, on stdout.", rich_help_panel=PRINTING)] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.", rich_help_panel=PRINTING)] = False
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show where an error arose.", rich_help_panel=PRINTING)] = False
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.", rich_help_panel=PRINTING)] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel=PRINTING)] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.", rich_help_panel=PRINTING)] = (
+        False
+    )
+
+
+class PlainHelp:
+    """For Typer's commands and groups: in the help, flags have no type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
 
 
 _GROUPS = (Inputs, Files, Results, Running, Engine, Printing)

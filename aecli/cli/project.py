@@ -29,10 +29,10 @@ SLOW = 2000  # pictures of which t-SNE takes long enough to say so
 
 def project(
     data: Annotated[
-        str, typer.Argument(help="mnist (comes along), fashion-mnist, cifar10, a folder of pictures, or an .npz or .npy array.")
+        str, typer.Argument(help="mnist (included), fashion-mnist, cifar10, a folder of pictures, or an .npz or .npy array.")
     ] = "mnist",
     data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Download the data set if it is not there.")] = False,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Take patches of a folder's pictures, of this side.")] = None,
     resize: Annotated[
         int | None, typer.Option(min=1, help=f"Take whole pictures of a folder, reduced to this side; {SIDE} if nothing is given.")
@@ -52,19 +52,19 @@ def project(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The figure's name; the page (.html) and trained weights go beside it.")
     ] = Path("map.png"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-f", help="Replace results that exist.")] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
-    """Draw a map on which alike pictures lie close together, and a page to explore it in a browser.
+    """Draw a map on which similar pictures lie close together, and a page to explore it in a browser.
 
     [bold]Examples[/bold]
 
-    aecli project                                    [dim]the test digits, by mnist-2d[/dim]
+    aecli project  # the test digits, by mnist-2d
 
     aecli project --with pca,tsne --points 2000
 
-    aecli project photos/ -o photos.png              [dim]thumbnails at their places; photos.html to explore[/dim]
+    aecli project photos/ -o photos.png  # thumbnails at their places; photos.html to explore
 
     aecli project vectors.npy --minutes 5
     """
@@ -106,6 +106,7 @@ def project(
         overwrite=overwrite,
         command=shlex.join(["aecli", *sys.argv[1:]]),
         resumable=False,
+        keep_stopped=True,
         tell=cache(report.say),  # the data is read for every training, but told of once
     )
     chosen = collection(request, points).at_most(points)

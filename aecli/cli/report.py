@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import signal
 import sys
 import traceback
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -24,10 +26,10 @@ from typing import Any
 
 import typer
 
-from aecli import batch, ray_engine
+from aecli import __version__, batch, ray_engine
 from aecli.cli.options import FIGURES, Engine, Files, Inputs, Printing
 from aecli.errors import AecliError, UsageError
-from aecli.pages import Report, Row
+from aecli.pages import HEIGHT, WIDTH, Report, Row
 from aecli.pipeline import Outcome, Work, run
 from aecli.progress import watched
 from aecli.storage import Place, place, refuse_url
@@ -154,6 +156,7 @@ def find(
         stdin=sys.stdin.buffer,
         may_be_empty=may_be_empty,
         unread=unread,
+        tell=(lambda _: None) if may_be_empty else say,  # what is watched is looked at again and again
     )
 
 
@@ -187,14 +190,37 @@ def plan(
     if files.report is not None:
         refuse_source(files.report, "--report", (job.source for job in jobs))
     if len(jobs) < len(inputs):
-        say(f"left out, as results of an earlier run: {len(inputs) - len(jobs)} of the files found")
+        say(f"skipped {batch.counted(len(inputs) - len(jobs), 'earlier result')}")
     if _printing.json and any(job.target is None for job in jobs):
         raise UsageError("--json and the result cannot both go to standard output: pass --output FILE")
+    if files.dry_run:
+        raise typer.Exit(_rehearse(jobs, files))
     return jobs
+
+
+def _rehearse(jobs: Sequence[batch.Job], files: Files) -> ExitStatus:
+    """Print what would be done."""
+    status = ExitStatus.OK
+    for job in jobs:
+        target = "standard output" if job.target is None else str(job.target)
+        there = job.target is not None and not job.into and batch.exists(job.target)
+        values = {"input": job.name, "output": target, "status": "planned"}
+        if job.skip or (there and files.skip_existing):
+            message = job.skip or f"{target} exists"
+            answer(f"{job.name} would be skipped: {message}", {**values, "status": "skipped", "message": message})
+        elif (there and not files.overwrite) or (isinstance(job.source, Path) and not batch.exists(job.source)):
+            message = f"{target} exists" if there else "there is no such file"
+            answer(f"{job.name} would fail: {message}", {**values, "status": "failed", "message": message})
+            status = ExitStatus.FAILED
+        else:
+            answer(f"{job.name} → {target}{'  (replaced)' if there else ''}", values)
+    return status
 
 
 def _watched(files: Files, look: Callable[..., list[batch.Input]], make: Callable[..., list[batch.Job]]) -> Iterator[batch.Job]:
     folders = files.inputs or []
+    if files.dry_run:
+        raise UsageError("--watch cannot know what will arrive: leave --dry-run out")
     if files.files_from is not None or files.output == "-" or not folders or not all(map(_is_local_folder, folders)):
         raise UsageError("--watch looks at folders, and writes files: name local folders alone; leave --files-from and -o - out")
     if files.output is not None and Path(files.output).is_file():
@@ -213,7 +239,7 @@ def _is_local_folder(name: str) -> bool:
 def _check_page(path: Path, overwrite: bool) -> None:
     refuse_url(path, "--report")
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--report {path} is no page: give a name that ends in .html")
+        raise UsageError(f"--report {path}: the name of a page must end in .html")
     refuse_existing(path, overwrite, "--report")
 
 
@@ -221,7 +247,7 @@ def check_figure(output: Path, overwrite: bool) -> None:
     """Raises UsageError for the name of a plot that cannot be drawn, that exists, or that is a URL."""
     refuse_url(output, "--output")
     if output.suffix[1:].lower() not in FIGURES:
-        raise UsageError(f"--output {output} is no picture that can be drawn: give a name in .{', .'.join(FIGURES)}")
+        raise UsageError(f"--output {output}: a figure must end in .{', .'.join(FIGURES)}")
     refuse_existing(output, overwrite)
 
 
@@ -261,14 +287,14 @@ def run_batch(
         job.target.parent for job in (jobs if isinstance(jobs, list) else []) if isinstance(job.target, Path) and not job.into
     }:
         batch.remove_abandoned(folder)  # here, and not on writing only: there may be nothing left to write
-    page = Report("aecli" if count is None else f"aecli, {count} file{'s' * (count != 1)}")
+    page = Report("aecli" if count is None else f"aecli, {batch.counted(count, 'file')}", _origin())
 
     def tell(outcome: Outcome) -> None:
         info: dict[str, Any] = dict(outcome.info)
         before, after = info.pop("preview", ("", ""))
         outcome = replace(outcome, info=info)
         _show_outcome(outcome, describe)
-        page.add(Row(outcome.job.name, outcome.status, _figures(outcome, describe), before, after))
+        page.add(Row(outcome.job.name, outcome.status, _figures(outcome, describe, shown=bool(after)), before, after))
 
     try:
         tally = _run(jobs, run_jobs, tell)
@@ -289,6 +315,9 @@ def _summarise(tally: Tally) -> None:
     counts = [str(tally.counts.total()), *(str(tally.counts[status]) for status in STATUSES)]
     rates = [f"{rate / seconds:.2f}" for rate in (tally.counts["done"], tally.pixels / 1e6)]
     table(["files", *STATUSES, "files/s", "MP/s", "seconds"], [[*counts, *rates, f"{seconds:.1f}"]])
+    if tally.bytes_read:
+        share = tally.bytes_written / tally.bytes_read
+        say(f"{tally.bytes_read / 1e6:,.2f} MB → {tally.bytes_written / 1e6:,.2f} MB ({share:.1%})")
     if tally.counts["failed"] > 1 and tally.counts.total() > tally.counts["failed"]:
         more = tally.counts["failed"] - len(tally.failures)
         table(["failed"], [*([message] for message in tally.failures), *([[f"and {more} more"]] if more else [])])
@@ -324,16 +353,34 @@ def _engine(jobs: Iterable[batch.Job], make_work: Callable[[], Work[Any, Any]], 
     return lambda jobs, tell: run(jobs, work, tell, overwrite=overwrite, skip_existing=skip_existing, stdout=sys.stdout.buffer)
 
 
-def _figures(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str]) -> list[tuple[str, str]]:
+def _origin() -> str:
+    """The command, without what URLs keep secret, the version and the time."""
+    words = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        words.append(f"{option}{equals}{_without_secrets(value)}" if "://" in value else word)
+    return f"{shlex.join(['aecli', *words])} · aecli {__version__} · {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+
+
+def _without_secrets(url: str) -> str:
+    try:
+        return str(place(url))
+    except AecliError:
+        return "URL"
+
+
+def _figures(outcome: Outcome, describe: Callable[[Mapping[str, Any]], str], *, shown: bool) -> list[tuple[str, str]]:
     target = "standard output" if outcome.job.target is None else str(outcome.job.target)
     if outcome.status != "done":
         return [(outcome.status, outcome.message)]
     size: Any = outcome.info["size"]
+    part = shown and (size[0] > WIDTH or size[1] > HEIGHT)
     return [
         ("result", target),
-        ("size", " × ".join(map(str, size))),
-        ("", describe(outcome.info)),
-        ("seconds", f"{outcome.seconds:.2f}"),
+        ("size", f"{size[0]} × {size[1]} pixels"),
+        *([("shown", f"the middle, at most {WIDTH} × {HEIGHT} pixels")] if part else []),
+        ("details", describe(outcome.info)),
+        ("time", f"{outcome.seconds:.2f} s"),
     ]
 
 
@@ -353,6 +400,7 @@ class Tally:
     """What a run has come to so far.
 
     failures: of the first files that failed, a sentence each. unlike: files that are unlike what the weights were trained on.
+    bytes_read, bytes_written: of files that were compressed.
     """
 
     start: float = field(default_factory=perf_counter)
@@ -360,6 +408,8 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     pixels: int = 0
     unlike: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
 
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
@@ -368,6 +418,9 @@ class Tally:
         size = outcome.info.get("size")
         if isinstance(size, list):
             self.pixels += math.prod(size)
+        if "input_bytes" in outcome.info:
+            self.bytes_read += int(str(outcome.info["input_bytes"]))
+            self.bytes_written += int(str(outcome.info["bytes"]))
         self.unlike += bool(outcome.info.get("unlike_training_data"))
 
     @property

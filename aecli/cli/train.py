@@ -17,6 +17,7 @@ import typer
 from aecli.cli import report
 from aecli.cli.options import MOST_SEED, Printing, Running
 from aecli.errors import UsageError
+from aecli.progress import duration
 
 if TYPE_CHECKING:
     from aecli.training import Progress, Request, Result
@@ -30,33 +31,44 @@ def train(
     arch: Annotated[str, typer.Option(help="dense, deep, sparse, conv, vae (small pictures); denoiser, codec (photographs).")],
     data: Annotated[
         str | None,
-        typer.Option(help="mnist (comes along), fashion-mnist, cifar10, a folder, or an .npz or .npy array.", rich_help_panel=DATA),
+        typer.Option(help="mnist (included), fashion-mnist, cifar10, a folder, or an .npz or .npy array.", rich_help_panel=DATA),
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="A local copy of the data set.", rich_help_panel=DATA)] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the data set if it is not there.", rich_help_panel=DATA)
+        bool, typer.Option("--download", help="Download the data set if it is not there.", rich_help_panel=DATA)
     ] = False,
     valid: Annotated[
-        str | None, typer.Option(help="A folder of pictures to validate on; otherwise some are held out.", rich_help_panel=DATA)
+        str | None, typer.Option(help="A folder of pictures to validate on; by default some are held out.", rich_help_panel=DATA)
     ] = None,
-    patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.", rich_help_panel=DATA)] = None,
+    patch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the patches that are cut from the pictures of a folder.", rich_help_panel=DATA),
+    ] = None,
     resize: Annotated[
         int | None,
-        typer.Option(min=1, help="Take whole pictures of a folder, reduced to this side, not patches.", rich_help_panel=DATA),
+        typer.Option(
+            min=1, help="Take whole pictures of a folder, reduced to this side, instead of patches.", rich_help_panel=DATA
+        ),
     ] = None,
     data_name: Annotated[
-        str | None, typer.Option(help="What the model card calls the data; by default the folder's name.", rich_help_panel=DATA)
+        str | None, typer.Option(help="Name of the data in the model card; by default that of the folder.", rich_help_panel=DATA)
     ] = None,
     noise: Annotated[
         str | None,
-        typer.Option(help="gaussian:0.5 adds noise to the input and clips to 0–1: learns to denoise.", rich_help_panel=DATA),
+        typer.Option(
+            help="Learn to denoise: gaussian:0.5 adds noise of that strength (values 0–1) to the input.", rich_help_panel=DATA
+        ),
     ] = None,
     latent_dim: Annotated[int | None, typer.Option(min=1, help="Length of the code.")] = None,
     sparsity: Annotated[str | None, typer.Option(help="For sparse: topk:SHARE, l1:WEIGHT or kl:SHARE.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=BUDGET)] = None,
-    steps: Annotated[int | None, typer.Option(help="Batches.", rich_help_panel=BUDGET)] = None,
-    minutes: Annotated[float | None, typer.Option(help="Wall time.", rich_help_panel=BUDGET)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step, of each process.", rich_help_panel=BUDGET)] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of batches.", rich_help_panel=BUDGET)] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes of training; measuring afterwards is not included.", rich_help_panel=BUDGET)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures per step, of each process.", rich_help_panel=BUDGET)
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=BUDGET)] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Same seed, same machine: same weights.", rich_help_panel=BUDGET)
@@ -64,30 +76,35 @@ def train(
     init: Annotated[str | None, typer.Option(help="Weights to start from (fine-tuning).", rich_help_panel=START)] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with a run that has not ended; its options must be the same.", rich_help_panel=START),
+        typer.Option("--resume", help="Continue an interrupted run; its options must be the same.", rich_help_panel=START),
     ] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin such a run anew.", rich_help_panel=START)] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard an interrupted run and start again.", rich_help_panel=START)
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The weights file; by default named after data and arch.", rich_help_panel=START),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace it if it exists.", rich_help_panel=START)] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", "-f", help="Replace the weights file if it exists.", rich_help_panel=START)
+    ] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
     """Train an autoencoder.
 
-    Ends with the weights file, a picture of reconstructions beside it, and a table of test scores. Ctrl-C keeps a checkpoint.
+    Ends with the weights file, a picture of reconstructions beside it, and a table of test scores. Ctrl-C keeps a checkpoint, from
+    which --resume continues.
 
     [bold]Examples[/bold]
 
-    aecli train --arch conv                                       [dim]MNIST, a few minutes[/dim]
+    aecli train --arch conv  # MNIST, a few minutes
 
     aecli train --arch conv --noise gaussian:0.5 -o digits.safetensors
 
     aecli train --arch codec --init photo-codec --data photos/ --minutes 60
 
-    torchrun --nproc-per-node=4 -m aecli train --arch codec --data photos/   [dim]four processes, or GPUs[/dim]
+    torchrun --nproc-per-node=4 -m aecli train --arch codec --data photos/  # four processes, or GPUs
     """
     report.configure(printing)
     from aecli.models.dense import parse_sparsity
@@ -173,6 +190,20 @@ def _finish(request: Request, result: Result) -> None:
     report.table(("score", "held out"), [(name, f"{value:.4f}") for name, value in result.scores.items()])
     values = {"weights": str(request.output), "steps": result.steps, "scores": dict(result.scores)}
     report.answer(str(request.output), values)
+    report.say(f"next: {shlex.join(_next_command(request))}")
+
+
+def _next_command(request: Request) -> list[str]:
+    """What the weights are for, on the data at hand."""
+    weights = ["--weights", str(request.output)]
+    if request.arch == "denoiser" or request.noise:
+        return ["aecli", "denoise", "noisy.png", *weights]
+    if request.resize:
+        return ["aecli", "anomalies", "new/", *weights]
+    if request.arch == "codec" or Path(request.source).is_dir():
+        return ["aecli", "encode", "photo.png", *weights]
+    root = ["--data-root", str(request.data_root)] if request.data_root else []
+    return ["aecli", "compare-pca", "--data", request.source, *root, *weights]
 
 
 def _picture_beside(request: Request) -> Path:
@@ -246,8 +277,7 @@ def _live_progress() -> Iterator[Callable[[Progress], None]]:
 
 def _text(p: Progress) -> str:
     figures = _figures(p.figures)
-    left = round(p.seconds_left)
-    return f"step {p.step}  loss {p.loss:.4f}{figures}  {p.images_per_second:.1f} images/s  {left // 60}:{left % 60:02d} left"
+    return f"step {p.step}  loss {p.loss:.4f}{figures}  {p.images_per_second:.1f} images/s  {duration(p.seconds_left)} left"
 
 
 def _figures(figures: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ def traverse(
     patch_size: Annotated[int | None, typer.Option(min=1, help="Side of the patches of a folder.")] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Take whole pictures of a folder, reduced to this side.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture.")] = Path("traversal.png"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace it if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-f", help="Replace it if it exists.")] = False,
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
@@ -31,7 +31,7 @@ def traverse(
 
     [bold]Examples[/bold]
 
-    aecli traverse                                            [dim]the latent square of mnist-2d[/dim]
+    aecli traverse  # the latent square of mnist-2d
 
     aecli train --arch vae --latent-dim 8 -o vae.safetensors
 

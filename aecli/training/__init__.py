@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aecli.anomalies import PHOTO_BATCH, PHOTO_PATCH, error_quantiles, quantiles_of
+from aecli.anomalies import (
+    ERROR_OF_MEAN,
+    LITTLE_LEARNED,
+    PHOTO_BATCH,
+    PHOTO_PATCH,
+    error_quantiles,
+    quantiles_of,
+    share_of_mean_error,
+)
 from aecli.coding.tables import fill_tables, fit_tables
 from aecli.device import Compute
 from aecli.errors import UsageError
@@ -22,6 +30,7 @@ from aecli.models.codec import Codec
 from aecli.models.denoiser import Denoiser
 from aecli.models.dense import CODEBOOK, Deep, Sparse
 from aecli.patches import in_batches
+from aecli.progress import duration
 from aecli.storage import refuse_url
 from aecli.training import arrays, features
 from aecli.training.data import (
@@ -52,6 +61,7 @@ TABLE_PATCHES = 32  # that its tables are fitted to
 UNIT_PATCHES = 32  # that show which units of a denoiser are dormant
 QUANTILE_PATCHES = 1000
 SAMPLES = 10
+MEAN_OF = 4096  # training pictures
 DENOISER_NOISE = "white 0-60 of 255, camera noise, and what files hold besides"  # in the model card
 
 
@@ -114,6 +124,7 @@ class Request:
     resume: bool = False
     restart: bool = False  # even if an unfinished run's checkpoint is there
     resumable: bool = True  # a checkpoint is kept beside the output until that is written
+    keep_stopped: bool = False  # the weights are written even if the run is stopped
     overwrite: bool = False
     command: str = ""
     data_name: str | None = None  # what the model card calls the data
@@ -159,8 +170,8 @@ def train(
 ) -> Result:
     """Train, write the weights file, and measure it.
 
-    When `should_stop` says so before the budget is spent, only the checkpoint is written (`finished` is False); when the weights
-    are, it is removed.
+    When `should_stop` says so before the budget is spent (`finished` is False), only the checkpoint is written, and the weights
+    where the request wants them all the same; when these are, it is removed.
     Of several processes, all of which call this with the same request, the first one writes and measures; the others'
     results hold no scores.
 
@@ -178,9 +189,11 @@ def train(
             trainer.load_checkpoint()
     _tell_duration(request, trainer)
     finished = trainer.run(on_progress, should_stop)
-    if not finished or not processes.leads:
+    kept = finished or (request.keep_stopped and trainer.step > 0)
+    if not kept or not processes.leads:
         return Result(finished, request.output, trainer.step)
     model = trainer.ema
+    request.tell(f"step {trainer.step:,} was the last: {session.ending}")
     session.finish(model)
     with torch.inference_mode():
         scores, samples, quantiles = session.measure(model)
@@ -199,7 +212,13 @@ def train(
     )
     save_weights(request.output, model, card, half=isinstance(model, Denoiser | Codec), overwrite=request.overwrite)
     trainer.remove_checkpoint()
-    return Result(True, request.output, trainer.step, scores, samples)
+    share = share_of_mean_error(card)
+    if share > LITTLE_LEARNED:
+        request.tell(
+            f"warning: {request.output} has learned little: on held-out pictures its error is {share:.0%} of that of their mean "
+            "picture; train longer (--steps, --minutes)"
+        )
+    return Result(finished, request.output, trainer.step, scores, samples)
 
 
 @dataclass
@@ -213,13 +232,14 @@ class _Session:
     colour_mode: str
     finish: Callable[[Any], None]  # what a model keeps beside its weights
     measure: Callable[[Any], tuple[dict[str, float], dict[str, Tensor], dict[str, float]]]
+    ending: str = "measuring held-out pictures"  # what `finish` and `measure` do
 
 
 def _check(request: Request) -> None:
     if request.arch not in ARCHITECTURES:
         raise UsageError(f"--arch {request.arch} is not known: give one of {', '.join(ARCHITECTURES)}")
     if request.output.suffix != ".safetensors":
-        raise UsageError(f"--output {request.output} is no name of weights: give one in .safetensors")
+        raise UsageError(f"--output {request.output}: weights files must end in .safetensors")
     if request.output.exists() and not request.overwrite:
         raise UsageError(f"{request.output} exists: pass --overwrite or another --output")
     folder = next(parent for parent in request.output.absolute().parents if parent.exists())
@@ -308,15 +328,7 @@ def _options(request: Request, session: _Session) -> dict[str, str]:
 def _tell_duration(request: Request, trainer: Trainer) -> None:
     seconds = trainer.expected_seconds()
     if seconds is not None:
-        request.tell(f"{request.output}: training takes about {_duration(seconds)}")
-
-
-def _duration(seconds: float) -> str:
-    """`50 seconds`, `4 minutes`, `2.5 hours`."""
-    for unit, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.2g} {name}"
-    return f"{seconds:.2g} seconds"
+        request.tell(f"{request.output}: training takes about {duration(seconds)}")
 
 
 def _budget(request: Request, steps_per_epoch: int) -> Budget:
@@ -379,7 +391,8 @@ def _photo_session(request: Request) -> _Session:
 
     card_task = "denoise" if request.arch == "denoiser" else "compress"
     data_name = f"{len(source.paths)} pictures of {Path(request.data).name}"
-    return _Session(task, data_name, _digest(valid), card_task, "rgb", finish, measure)
+    session = _Session(task, data_name, _digest(valid), card_task, "rgb", finish, measure)
+    return replace(session, ending=f"fitting probability tables, {session.ending}") if isinstance(model, Codec) else session
 
 
 def _digest(pictures: Iterable[Tensor]) -> str:
@@ -479,11 +492,19 @@ def _feature_session(request: Request) -> _Session:
         samples = {"original": clean} | ({"noisy": noisy} if noise else {})
         samples["restored" if noise else "reconstruction"] = model(noisy).float()
         quantiles = error_quantiles(model, features.corrupt(data.valid, noise), Compute(torch.device("cpu"), bf16=False))
-        return features.evaluate(model, data.test, noise), samples, quantiles
+        scores = {**features.evaluate(model, data.test, noise), ERROR_OF_MEAN: _error_of_mean(data)}
+        return scores, samples, quantiles
 
     card_task = "denoise" if noise else "features"
     task = features.FeatureTask(model, data.source, data.valid, noise)
     return _Session(task, data.name, _digest(data.valid), card_task, "grey" if channels == 1 else "rgb", finish, measure)
+
+
+def _error_of_mean(data: FeatureData) -> float:
+    """Squared error of the mean training picture, as that of a model is measured."""
+    rows = torch.linspace(0, len(data.train) - 1, min(len(data.train), MEAN_OF)).long()
+    mean = as_unit(data.train[rows]).mean(dim=0)
+    return (data.test - mean).square().flatten(1).sum(dim=1).mean().item()
 
 
 __all__ = ["RECIPES", "Progress", "Recipe", "Request", "Result", "collection", "feature_data", "train"]

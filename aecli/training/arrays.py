@@ -143,7 +143,7 @@ def resized_folder(folder: str, side: int, tell: Callable[[str], None]) -> Colle
 
     Tells which pictures are left out, as they cannot be read.
     """
-    found = [(path, _reduced(pixels, side)) for path, pixels in useful(folder_pictures(folder), 1, tell)]
+    found = [(path, _reduced(pixels, side)) for path, pixels in useful(folder_pictures(folder, tell), 1, tell)]
     paths, images = [path for path, _ in found], torch.stack([image for _, image in found])
     classes, class_names = _folder_classes(folder, paths)
     names = tuple(str(path.relative_to(folder)) for path in paths)
@@ -161,7 +161,7 @@ def folder_patches(folder: str, side: int, count: int, seed: int, tell: Callable
     Tells which pictures are left out. Raises AecliError where no picture is as large as a patch.
     """
     decoded = Decoded()
-    paths = [path for path, _ in useful(folder_pictures(folder), side, tell, decoded)]
+    paths = [path for path, _ in useful(folder_pictures(folder, tell), side, tell, decoded)]
     rng = np.random.default_rng(seed)
     patches, names, sources = [], [], []
     for path in paths:

@@ -200,13 +200,16 @@ def read_rgb(path: Path) -> np.ndarray:
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
 
 
-def folder_pictures(folder: str) -> list[Path]:
-    """The pictures below a folder, sorted by name. Raises AecliError where there are none."""
+def folder_pictures(folder: str, tell: Callable[[str], None] = lambda _: None) -> list[Path]:
+    """The pictures below a folder, sorted by name; tells of earlier results, which are left out. Raises AecliError where there are
+    none."""
     if not Path(folder).is_dir():
         raise UsageError(
             f"{folder} is neither a data set ({', '.join(NAMES)}), nor a folder of pictures, nor an .npy or .npz file: check --data"
         )
-    found = find_inputs([folder], recursive=True, files_from=None, null_separated=False, suffixes=SUFFIXES, stdin=io.BytesIO())
+    found = find_inputs(
+        [folder], recursive=True, files_from=None, null_separated=False, suffixes=SUFFIXES, stdin=io.BytesIO(), tell=tell
+    )
     return [i.path for i in found if isinstance(i.path, Path)]
 
 
