@@ -40,6 +40,11 @@ def test_import_and_help_load_neither_torch_nor_torchvision(tmp_path):
     heavy = {"torch", "torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"}
     assert not heavy & modules_after("import aecli")
     assert not heavy & modules_after("import aecli.cli")
+    asking = "import aecli.cli; from typer.testing import CliRunner; CliRunner().invoke(aecli.cli.app, ['--help'])"
+    used = modules_after(asking)
+    assert not heavy & used
+    # It draws no boxes, reads no pictures, and no command that is not asked for is imported.
+    assert not {"numpy", "PIL", "rich.console", "aecli.cli.report", "aecli.cli.denoise", "aecli.cli.train"} & used
 
 
 def test_denoise_encode_and_decode_import_nothing_that_they_do_not_need(tmp_path):

@@ -8,9 +8,16 @@ from typing import Annotated
 import typer
 
 from aecli.cli import report
+from aecli.cli.help_text import Command, Group
 from aecli.cli.options import Printing, grouped
 
-app = typer.Typer(invoke_without_command=True, help="List the weights that come along; `show NAME` prints a card.")
+app = typer.Typer(
+    cls=Group,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="List the weights that come along; `show NAME` prints a card.",
+)
 
 
 @app.callback()
@@ -44,7 +51,7 @@ def _show(
     report.answer("\n".join([path.stem, *lines]), {"name": path.stem, **card})
 
 
-app.command("show")(_show)
+app.command("show", cls=Command)(_show)
 
 
 def _text(value: object) -> str:
