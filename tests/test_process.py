@@ -61,6 +61,16 @@ def test_denoise_encode_and_decode_import_nothing_that_they_do_not_need(tmp_path
     assert not {"torch._dynamo", "sympy", "torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"} & loaded
 
 
+def test_garbage_is_collected_once_the_imports_are_over(tmp_path):
+    code = (
+        "import gc, sys; from aecli.cli import main; from aecli.cli.options import Running; before = Running.compute;"
+        "Running.compute = lambda self: (print(gc.isenabled()), before(self), print(gc.isenabled()))[1];"
+        f"sys.argv = ['aecli', 'denoise', {str(DATA / 'arches.png')!r}, '-o', {str(tmp_path / 'd.png')!r}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_the_shipped_models_do_their_work_in_a_pipeline(tmp_path):
     """cat noisy.png | aecli denoise - | aecli encode - | aecli decode -: better than the noisy picture was."""
     denoised = run("denoise", "-", cwd=tmp_path, input=(DATA / "noisy.png").read_bytes())

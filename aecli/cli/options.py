@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,9 +96,10 @@ class Running:
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", rich_help_panel=RUNNING)] = None
 
     def compute(self) -> Compute:
-        """Resolved for this machine; imports torch."""
+        """Resolved for this machine; imports torch, unless the command has, which is the last of what takes long to import."""
         from aecli.device import select
 
+        gc.enable()
         return select(self.device, self.precision, self.threads)
 
 
