@@ -1,8 +1,9 @@
 """How long the command line takes to start: `aecli --help` beside `import typer, rich`, and `aecli denoise`, `encode` and
 `decode` on 512×512 pixels beside `import torch`.
 
-Each command alternates with its peer; every one runs once untimed before. Seconds are medians; ratios are the medians of the
-pairs' own. Without --picture only `aecli --help` is measured.
+Each command alternates with its peer; every one runs once untimed before. Seconds are medians of processor time, which other work
+on the machine disturbs less than the clock on the wall; ratios are the medians of the pairs' own. Each row is shown as it comes,
+on standard error. Without --picture only `aecli --help` is measured.
 
 usage: python benchmarks/startup.py [--picture FILE] [--repetitions N] [--threads N] [--json FILE]
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -19,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import machine, parser, table, timed, write_json
+from common import machine, parser, table, write_json
 from PIL import Image
 
 import aecli
@@ -33,7 +35,7 @@ SIGMA = 25
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--picture", type=Path, metavar="FILE", help=f"at least {SIDE}×{SIDE} pixels; noise is added to it")
-    arguments.add_argument("--repetitions", type=int, default=9, help="pairs (default: %(default)s)")
+    arguments.add_argument("--repetitions", type=int, default=5, help="pairs (default: %(default)s)")
     arguments.add_argument("--weights", default="photo-denoise", help="shipped weights by name, or a file (default: %(default)s)")
     arguments.add_argument("--precision", choices=device.PRECISIONS, default="auto")
     args = arguments.parse_args()
@@ -42,7 +44,10 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # for the commands too
     with tempfile.TemporaryDirectory() as folder:
         commands = {"--help": ["--help"]} | (on_a_picture(args, Path(folder)) if args.picture else {})
-        seconds = {name: pairs([aecli_script(), *words], peer_of(name), args.repetitions) for name, words in commands.items()}
+        seconds = {}
+        for name, words in commands.items():
+            seconds[name] = pairs([aecli_script(), *words], peer_of(name), args.repetitions)
+            print(*row(name, seconds[name]), sep="  ", file=sys.stderr, flush=True)
     line = machine(compute, *([aecli.load_weights(args.weights)] if args.picture else []))
     print(line, end="\n\n")
     print(table(["command", "seconds", "peer", "seconds", "ratio"], [row(name, found) for name, found in seconds.items()]))
@@ -90,11 +95,13 @@ def write_noisy(picture: Path, target: Path) -> None:
 
 
 def run(command: list[str]) -> float:
-    """Seconds of a command, which must succeed."""
-    done, seconds = timed(lambda: subprocess.run(command, capture_output=True, text=True))
+    """Seconds of processor time of a command, which must succeed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed with {done.returncode}: {done.stderr.strip()}")
-    return seconds
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -66,6 +66,24 @@ def test_help_has_examples(aecli):
         assert f"aecli {command}" in result.stdout
 
 
+def test_help_tells_of_every_command_what_that_tells_of_itself(aecli):
+    from aecli.cli import COMMANDS
+
+    top = " ".join(aecli("--help").stdout.split())
+    for command, text in COMMANDS.items():
+        assert f"{command} {text}" in top
+        own = " ".join(aecli(f"{command} --help").stdout.split())
+        assert text in own.partition("Options:")[0]
+    assert "\n  aecli denoise scans/ -o clean/ --recursive --skip-existing\n" in aecli("denoise --help").stdout
+    assert "Files:\n  -r, --recursive " in aecli("denoise --help").stdout
+    assert "[bold]" not in aecli("encode --help").stdout and "[dim]" not in aecli("encode --help").stdout
+
+
+def test_a_command_that_is_mistyped_gets_a_proposal(aecli):
+    result = aecli("denois x.png")
+    assert result.exit_code == 2 and "Did you mean 'denoise'?" in result.stderr
+
+
 def test_version_is_that_of_the_package(aecli):
     import aecli as package
 

@@ -40,6 +40,11 @@ def test_import_and_help_load_neither_torch_nor_torchvision(tmp_path):
     heavy = {"torch", "torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"}
     assert not heavy & modules_after("import aecli")
     assert not heavy & modules_after("import aecli.cli")
+    asking = "import aecli.cli; from typer.testing import CliRunner; CliRunner().invoke(aecli.cli.app, ['--help'])"
+    used = modules_after(asking)
+    assert not heavy & used
+    # It draws no boxes, reads no pictures, and no command that is not asked for is imported.
+    assert not {"numpy", "PIL", "rich.console", "aecli.cli.report", "aecli.cli.denoise", "aecli.cli.train"} & used
 
 
 def test_denoise_encode_and_decode_import_nothing_that_they_do_not_need(tmp_path):
@@ -54,6 +59,16 @@ def test_denoise_encode_and_decode_import_nothing_that_they_do_not_need(tmp_path
     assert (tmp_path / "d.png").exists() and (tmp_path / "e.png").exists()
     assert "torch" in loaded
     assert not {"torch._dynamo", "sympy", "torchvision", "sklearn", "matplotlib", "scipy", "fsspec", "ray"} & loaded
+
+
+def test_garbage_is_collected_once_the_imports_are_over(tmp_path):
+    code = (
+        "import gc, sys; from aecli.cli import main; from aecli.cli.options import Running; before = Running.compute;"
+        "Running.compute = lambda self: (print(gc.isenabled()), before(self), print(gc.isenabled()))[1];"
+        f"sys.argv = ['aecli', 'denoise', {str(DATA / 'arches.png')!r}, '-o', {str(tmp_path / 'd.png')!r}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_the_shipped_models_do_their_work_in_a_pipeline(tmp_path):

@@ -1,5 +1,10 @@
 """3×3 convolutions by Winograd's algorithm: the same results, and nothing said where there are none."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +14,11 @@ from aecli import winograd
 from aecli.compression import coder_for, decode_picture, encode_picture, latents_of
 from aecli.denoising import denoise_picture
 from aecli.device import select
+from aecli.images import read_picture
 from aecli.weights import load_weights
 from aecli.winograd import available, convolutions
+
+DATA = Path(__file__).parent / "data"
 
 needs_nnpack = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512") or not torch.backends.nnpack.is_available(),
@@ -150,3 +158,23 @@ def test_where_it_was_not_measured_to_gain_nothing_is_asked(monkeypatch, capabil
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.nnpack, "is_available", refusing)
     assert not available()
+
+
+def test_a_processor_with_avx2_alone_gives_the_same_picture_in_float32(tmp_path):
+    """The variables have torch and oneDNN leave out what is newer; every processor without it gets the same answer."""
+    result = tmp_path / "there.png"
+    code = (
+        "import sys; from pathlib import Path; from aecli import device, winograd; from aecli.images import *;"
+        "from aecli.denoising import denoise_picture; from aecli.weights import load_weights; compute = device.select();"
+        "done = denoise_picture(read_picture(Path(sys.argv[1])), load_weights('photo-denoise'), compute, sigma=25);"
+        "to_pil(done.picture).save(sys.argv[2]); print(compute, winograd.available())"
+    )
+    avx2 = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", code, str(DATA / "colosseum.png"), str(result)]
+    done = subprocess.run(command, env=avx2, capture_output=True, text=True, check=True)
+    precision, has_winograd = done.stdout.rsplit(maxsplit=1)
+    assert precision == "cpu fp32"
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and torch.backends.nnpack.is_available():
+        assert has_winograd == "True"
+    here = denoise_picture(read_picture(DATA / "colosseum.png"), load_weights("photo-denoise"), select("cpu", "fp32"), sigma=25)
+    assert np.abs(here.picture.pixels.astype(int) - read_picture(result).pixels).max() <= 1

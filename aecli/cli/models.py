@@ -6,24 +6,21 @@ import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from aecli.cli import report
-from aecli.cli.options import PlainHelp, Printing, grouped
+from aecli.cli.help_text import Command, Group
+from aecli.cli.options import Printing, grouped
 
 if TYPE_CHECKING:
     from aecli.weights import Card
 
-
-class _Group(PlainHelp, TyperGroup):
-    pass
-
-
-class _Command(PlainHelp, TyperCommand):
-    pass
-
-
-app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the included weights; `show NAME` prints their card.")
+app = typer.Typer(
+    cls=Group,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="List the included weights; `show NAME` prints their card.",
+)
 
 
 @app.callback()
@@ -72,7 +69,7 @@ def _show(
     report.answer("\n".join([path.stem, *lines]), {"name": path.stem, **card})
 
 
-app.command("show", cls=_Command)(_show)
+app.command("show", cls=Command)(_show)
 
 
 def _text(value: object) -> str:

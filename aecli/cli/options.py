@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,9 +108,10 @@ class Running:
     ] = None
 
     def compute(self) -> Compute:
-        """Resolved for this machine; imports torch."""
+        """Resolved for this machine; imports torch, unless the command has, which is the last of what takes long to import."""
         from aecli.device import select
 
+        gc.enable()
         return select(self.device, self.precision, self.threads)
 
 
@@ -144,17 +146,6 @@ class Printing:
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.", rich_help_panel=PRINTING)] = (
         False
     )
-
-
-class PlainHelp:
-    """For Typer's commands and groups: in the help, flags have no type."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for parameter in parameters:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
-        return parameters
 
 
 _GROUPS = (Inputs, Files, Results, Running, Engine, Printing)

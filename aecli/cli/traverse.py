@@ -27,7 +27,7 @@ def traverse(
     running: Running = Running(),  # noqa: B008
     printing: Printing = Printing(),  # noqa: B008
 ) -> None:
-    """Draw what lies between pictures: a lattice over the latent space, and straight lines from one picture to another.
+    """Draw what lies between pictures: a lattice over the latent space, and straight lines from one to another.
 
     [bold]Examples[/bold]
 
