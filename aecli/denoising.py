@@ -86,7 +86,7 @@ def denoise_picture(
     if sigma == 0:
         return Denoised(picture, 0.0, estimated=False)
     if sigma is None and (colours := _few_colours(picture)):
-        return Denoised(picture, 0.0, estimated=True, colours=colours, unlike=True)
+        return Denoised(picture, 0.0, estimated=True, colours=colours, unlike=colours > 1)
     pixels, used = _restore(_channels(picture), _visible(picture), weights.model, sigma, strength, tile, compute)
     return _denoised(picture, pixels, used, estimated=sigma is None)
 
@@ -132,7 +132,7 @@ def denoise_small(
 def _small_result(picture: Picture, restored: Tensor, removed: Tensor, sigma: float | None, strength: float) -> Denoised:
     few = _few_colours(picture) if sigma is None else None
     if few:
-        return Denoised(picture, 0.0, estimated=True, colours=few, unlike=True)
+        return Denoised(picture, 0.0, estimated=True, colours=few, unlike=few > 1)
     visible, white = _visible(picture), white_level(picture.pixels)
     pixels = _blend(_channels(picture), visible, restored, strength, white)
     used = sigma if sigma is not None else _grey_levels(_sum_of_squares(removed, visible), visible, picture.pixels, white)

@@ -604,8 +604,8 @@ def test_arrays_become_pictures_and_pillow_images(shape, mode):
     np.testing.assert_array_equal(again.pixels, picture.pixels)
 
 
-def test_floats_are_rounded_to_bytes():
-    assert from_array(np.array([[0, 0.499 / 255, 0.5, 1]])).pixels.ravel().tolist() == [0, 0, 128, 255]
+def test_floats_are_rounded_to_16_bits():
+    assert from_array(np.array([[0, 0.499 / 65535, 0.5, 1]])).pixels.ravel().tolist() == [0, 0, 32768, 65535]
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_the_loss_is_finite_in_bfloat16_and_reaches_every_weight(size):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_blind_patches_are_learned_with_the_levels_that_blind_pictures_get():
+def test_blind_patches_are_learned_with_the_estimated_level():
     model = tiny_denoiser()
     training = task(model)
     given = []
@@ -221,10 +221,9 @@ def test_blind_patches_are_learned_with_the_levels_that_blind_pictures_get():
     model.forward = lambda x, sigma: given.append((x, sigma)) or forward(x, sigma)
     training.loss(photographs(32), seeded(3))
     noisy, levels = given[-1]
-    batch = training._degraded(photographs(32), seeded(3))
-    blind = batch.told.isnan().flatten()
+    blind = training._degraded(photographs(32), seeded(3)).told.isnan().flatten()
     assert blind.any()
-    torch.testing.assert_close(levels[blind], model.blind_level(noisy)[blind])
+    torch.testing.assert_close(levels[blind], model.estimate(noisy)[blind])
 
 
 def test_what_is_told_in_excess_is_learned_from_white_noise_of_that_level():

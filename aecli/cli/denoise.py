@@ -131,8 +131,8 @@ def _work(
 
 def _doubts(done: Denoised, weights: str) -> list[str]:
     """What to say of a picture that is unlike the training data."""
-    if done.colours is not None:
-        return [f"left as it is, as it has only {done.colours} colour{'s' * (done.colours > 1)}: pass --sigma to denoise it"]
+    if done.colours is not None and done.unlike:
+        return [f"left as it is, as it has only {done.colours} colours: pass --sigma to denoise it"]
     if done.unlike:
         way_out = "pass other --weights" if done.sigma is None else "pass --sigma"
         return [f"unlike what {weights} was trained on: look at the result, or {way_out}"]

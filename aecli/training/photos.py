@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aecli.errors import AecliError
 from aecli.metrics import psnr
 from aecli.models.codec import Codec, rate_distortion
-from aecli.models.denoiser import Denoiser, within_bounds
+from aecli.models.denoiser import Denoiser
 from aecli.training.data import FolderSource
 from aecli.training.drawings import Drawings
 from aecli.training.noise import DRAWINGS, Degraded, add_gaussian, degrade
@@ -51,7 +51,7 @@ class DenoiserTask:
         noisy = batch.noisy.contiguous(memory_format=torch.channels_last)
         target = self._target(batch)
         estimate = self.model.estimate(noisy)
-        level = torch.where(batch.told.isnan(), within_bounds(estimate.detach()), batch.told)
+        level = torch.where(batch.told.isnan(), estimate.detach(), batch.told)
         weight = (TYPICAL_LEVEL / (batch.sigma.mean(dim=(1, 2, 3), keepdim=True) + LEVEL_FLOOR)).sqrt()
         restoring = (weight * (self.model(noisy, level) - target).abs()).mean()
         ratio = ((estimate + ESTIMATE_FLOOR) / (batch.sigma + ESTIMATE_FLOOR)).log()

@@ -43,7 +43,7 @@ class Mixture:
     excess: float
 
 
-PHOTOGRAPHS = Mixture(told_white=0.42, blind_white=0.12, camera=0.26, other=0.10, clean=0.06, excess=0.04)
+PHOTOGRAPHS = Mixture(told_white=0.42, blind_white=0.12, camera=0.24, other=0.09, clean=0.05, excess=0.08)
 DRAWINGS = Mixture(told_white=0.08, blind_white=0.17, camera=0.20, other=0.08, clean=0.42, excess=0.05)
 
 
