@@ -816,7 +816,7 @@ def _image_for(picture: Picture, writer: _Writer) -> tuple[Image.Image, tuple[st
     reduced = picture.pixels.dtype == np.uint16 and image.mode != "I;16"
     if image.mode not in writer.modes:
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
-    return image, ("16-bit values were written with 8 bits",) if reduced else ()
+    return image, (f"16-bit values were written with 8 bits{few_levels_left(picture)}",) if reduced else ()
 
 
 def _options_for(writer: _Writer, mode: str) -> dict[str, Any]:
@@ -926,6 +926,13 @@ def with_8_bits(picture: Picture) -> Picture:
     alpha = None if picture.alpha is None else to_8_bits(picture.alpha)
     extra = None if picture.extra is None else to_8_bits(picture.extra)
     return replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha, extra=extra)
+
+
+def few_levels_left(picture: Picture) -> str:
+    """What to add to a note on rounding to 8 bits where hardly any are left, as of 12 bits in 16, or ""."""
+    levels = int(to_8_bits(picture.pixels.max())) + 1
+    few = picture.pixels.dtype == np.uint16 and 1 < levels <= 64
+    return f", which leaves {levels} levels: scale the values to 0-65535 first" if few else ""
 
 
 def to_8_bits(samples: Array) -> Array:

@@ -490,6 +490,8 @@ def test_16_bits_are_rounded_with_a_note_where_they_cannot_stay():
     notes = write_picture(from_array(np.array([[0, 128, 129, 65406, 65535]], np.uint16)), target, "BMP")
     assert notes == ("16-bit values were written with 8 bits",)
     assert read_picture(target.getvalue()).pixels.ravel().tolist() == [0, 0, 1, 254, 255]
+    notes = write_picture(from_array(np.array([[0, 1, 4095]], np.uint16)), target, "BMP")  # 12 bits
+    assert notes == ("16-bit values were written with 8 bits, which leaves 17 levels: scale the values to 0-65535 first",)
     with_alpha = replace(from_array(np.full((2, 2), 65535, np.uint16)), alpha=np.full((2, 2), 32768, np.uint16))
     assert (read_picture(written(with_alpha, "WEBP")).alpha == 128).all()
 
