@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -138,8 +138,11 @@ class Picture:
 
     @cached_property
     def is_grey(self) -> bool:
-        """Whether every pixel that alpha does not hide has no colour (R = G = B), however many channels there are."""
-        return _is_grey(self.pixels, self.alpha)
+        """Whether every pixel that alpha does not hide has no colour (R = G = B), however many channels there are.
+
+        Formats that lose something give grey pixels a level of colour, as they round.
+        """
+        return _is_grey(self.pixels, self.alpha, tolerance=int(self.format in LOSSY_FORMATS and self.pixels.dtype == np.uint8))
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -471,7 +474,7 @@ def _deep_samples(image: Image.Image, reopened: Callable[[], Image.Image]) -> Ar
 
 def _orientation_of_tiff(image: Image.Image) -> int:
     """Of a file that is not decoded yet: Pillow makes TIFF files upright, and forgets how they were."""
-    orientation = image.tag_v2.get(274) if image.format == "TIFF" else None  # type: ignore[attr-defined]
+    orientation = image.getexif().get(274) if image.format == "TIFF" else None  # that of XMP, too, as Pillow applies it
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
@@ -560,7 +563,7 @@ def _scaling(values: Array, bits: int, name: str) -> tuple[Callable[[Array], Arr
         return lambda samples: samples.astype(np.uint8) * np.uint8(255), ()
     if np.issubdtype(values.dtype, np.floating):
         white = _white_of(values, name)
-        note = f"floating-point values were read with 16 bits, {white} as white"
+        note = f"floating-point values were read with 16 bits, {white:g} as white"
         return lambda samples: np.rint(np.clip(samples.astype(np.float64), 0, white) * (65535 / white)).astype(np.uint16), (note,)
     if values.dtype == np.uint8 or (values.dtype == np.uint16 and bits > 8):
         whole, kind = (255, np.uint8) if values.dtype == np.uint8 else (65535, np.uint16)
@@ -607,6 +610,8 @@ def _samples_of_palette(image: Image.Image) -> _Samples:
 
 def _samples_of_integers(image: Image.Image, name: str, stored_bits: int) -> _Samples:
     values = np.array(image)[..., None]  # (H, W, 1)
+    if image.mode == "I" and image.format == "TIFF" and _SIGNED not in image.tag_v2.get(_SAMPLE_FORMAT, ()):  # type: ignore[attr-defined]
+        values = values.view(np.uint32)  # which Pillow has no mode for
     _check_integers(int(values.min()), int(values.max()), 65535, name)
     pixels: Array = values.astype(np.uint16)
     if image.format == "TIFF" and image.mode.startswith("I;16"):
@@ -623,13 +628,18 @@ def _samples_of_floats(image: Image.Image, name: str) -> _Samples:
     return _Samples(scaled(values), notes=notes)
 
 
-def _white_of(values: Array, name: str) -> int:
-    """Floating-point files do not say what white is, so the largest value has to: 1, 255 or 65535."""
+_HDR = 16.0  # what is brighter than white reaches no further, and values of 0-255 are no picture without anything that is
+
+
+def _white_of(values: Array, name: str) -> float:
+    """Floating-point files do not say what white is, so the largest value has to: 1, 255 or 65535, or itself in HDR."""
     if not np.isfinite(values).all():
         raise AecliError(f"{name} has pixels that are infinite or no number: replace them first")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 65535:
         raise AecliError(f"{name} has values from {low:g} to {high:g}: scale them to 0-1 first")
+    if 1 < high <= _HDR and (values != np.rint(values)).any():
+        return high
     return next(white for white in (1, 255, 65535) if high <= white)
 
 
@@ -652,14 +662,15 @@ def _cmyk_to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
         return None
 
 
-def _is_grey(pixels: Array, alpha: Array | None = None) -> bool:
-    """Whether all channels (H, W, C) are equal, wherever alpha (H, W) is not 0."""
+def _is_grey(pixels: Array, alpha: Array | None = None, *, tolerance: int = 0) -> bool:
+    """Whether all channels (H, W, C) are equal, or differ by so much, wherever alpha (H, W) is not 0."""
     if pixels.shape[2] == 1:
         return True
     step = max(1, _LOOKED_AT_TOGETHER // pixels.shape[1])
     for start in range(0, len(pixels), step):  # most pictures show in their first rows that they have colour
         rows = slice(start, start + step)
-        coloured = (pixels[rows, :, 1:] != pixels[rows, :, :1]).any(axis=2)
+        channels = [pixels[rows, :, channel] for channel in range(pixels.shape[2])]
+        coloured = reduce(np.maximum, channels) - reduce(np.minimum, channels) > tolerance
         if (coloured if alpha is None else coloured & (alpha[rows] != 0)).any():
             return False
     return True
@@ -765,6 +776,8 @@ def write_picture(
         raise AecliError(f"{reason}: choose .png")
     if not _holds_alpha(writer):
         picture = replace(picture, alpha=None)
+    elif (format == "AVIF" or (format == "WEBP" and lossy)) and picture.pixels.shape[2] == 3 and picture.is_grey:
+        picture = replace(picture, pixels=without_colour(picture.pixels))  # what alpha hides would colour what it does not
     by_us = format == "TIFF" or (format == "PNG" and _is_deep(picture))
     image, notes = (None, ()) if by_us else _image_for(picture, writer)
     mode = image.mode if image else _pillow_mode(picture)
@@ -803,7 +816,7 @@ def _image_for(picture: Picture, writer: _Writer) -> tuple[Image.Image, tuple[st
     reduced = picture.pixels.dtype == np.uint16 and image.mode != "I;16"
     if image.mode not in writer.modes:
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
-    return image, ("16-bit values were written with 8 bits",) if reduced else ()
+    return image, (f"16-bit values were written with 8 bits{few_levels_left(picture)}",) if reduced else ()
 
 
 def _options_for(writer: _Writer, mode: str) -> dict[str, Any]:
@@ -817,8 +830,8 @@ def _compression(format: str, mode: str, lossy: Lossy | None) -> dict[str, Any]:
     if lossy is None or format not in LOSSY_FORMATS:
         return {}
     options: dict[str, Any] = {"quality": lossy.quality}
-    if format == "WEBP":
-        return options | {"lossless": lossy.quality == 100}
+    if format == "WEBP":  # where something is lost, a colour that is hidden would run into what is not
+        return options | {"lossless": lossy.quality == 100, "exact": lossy.quality == 100}
     return options if mode == "L" else options | {"subsampling": lossy.subsampling}
 
 
@@ -832,27 +845,31 @@ def _metadata_for(picture: Picture, mode: str, format: str) -> tuple[dict[str, A
     exif = exif_with_dpi(picture.exif, picture.dpi) if picture.dpi and format in _DPI_IN_EXIF else picture.exif
     # Pillow would otherwise write the profile that `to_pil` left in the image.
     metadata["icc_profile"] = None
-    notes = [f"the resolution was left out, as {format} cannot hold it"] if picture.dpi and format in _DPI_NOWHERE else []
+    left_out = ["the resolution"] if picture.dpi and format in _DPI_NOWHERE else []
     holds_metadata = _WRITERS[format].metadata
     if picture.icc:
         grey_profile_for_colour = mode.startswith("RGB") and picture.icc[16:20] == b"GRAY"
         if holds_metadata and not grey_profile_for_colour:
             metadata["icc_profile"] = picture.icc
         else:
-            notes.append(f"the colour profile was left out, as {format} cannot hold it")
+            left_out.append("the colour profile")
     if exif:
         if holds_metadata and not (format == "JPEG" and len(exif) > _JPEG_SEGMENT):
             metadata["exif"] = exif
         else:
-            notes.append(f"EXIF data was left out, as {format} cannot hold it")
-    words, left_out = _words_for(picture, format)
+            left_out.append("EXIF data")
+    words, words_left_out = _words_for(picture, format)
+    left_out += words_left_out
     if format == "TIFF" and (exif or words):
         metadata["exif"] = tags_for_tiff(exif, picture.xmp, picture.iptc)
         words = {}
-    return metadata | words, notes + [f"{what} was left out, as {format} cannot hold it" for what in left_out]
+    if len(left_out) > 1:
+        return metadata | words, [f"{', '.join(left_out[:-1])} and {left_out[-1]} were left out, as {format} cannot hold them"]
+    return metadata | words, [f"{what} was left out, as {format} cannot hold it" for what in left_out]
 
 
 _JPEG_SEGMENT = 65533  # bytes
+_COMMENTED = MappingProxyType({"JPEG": _JPEG_SEGMENT, "JPEG2000": 65531, "J2K": 65531})  # formats with a comment, and its bytes
 
 
 def _words_for(picture: Picture, format: str) -> tuple[dict[str, Any], list[str]]:
@@ -872,9 +889,9 @@ def _words_for(picture: Picture, format: str) -> tuple[dict[str, Any], list[str]
             words = {"pnginfo": info}
         return words, left_out
     comment = dict(picture.texts).get(COMMENT, "").encode("utf-8", "surrogateescape")
-    if format == "JPEG" and 0 < len(comment) <= _JPEG_SEGMENT:
+    if format in _COMMENTED and 0 < len(comment) <= _COMMENTED[format]:
         words["comment"] = comment
-    lost = [keyword for keyword, _ in picture.texts if not (keyword == COMMENT and "comment" in words)]
+    lost = list(dict.fromkeys(keyword for keyword, _ in picture.texts if not (keyword == COMMENT and "comment" in words)))
     return words, left_out + ([f"text ({', '.join(lost[:5])}{', …' if len(lost) > 5 else ''})"] if lost else [])
 
 
@@ -909,6 +926,13 @@ def with_8_bits(picture: Picture) -> Picture:
     alpha = None if picture.alpha is None else to_8_bits(picture.alpha)
     extra = None if picture.extra is None else to_8_bits(picture.extra)
     return replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha, extra=extra)
+
+
+def few_levels_left(picture: Picture) -> str:
+    """What to add to a note on rounding to 8 bits where hardly any are left, as of 12 bits in 16, or ""."""
+    levels = int(to_8_bits(picture.pixels.max())) + 1
+    few = picture.pixels.dtype == np.uint16 and 1 < levels <= 64
+    return f", which leaves {levels} levels: scale the values to 0-65535 first" if few else ""
 
 
 def to_8_bits(samples: Array) -> Array:

@@ -50,6 +50,8 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 )
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2"})
 
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})  # read; a file that is not all the same is a damaged one
+
 
 def refusal(head: bytes, name: str) -> str | None:
     """One sentence for a file that begins with `head` and is of a kind that aecli does not read; None for one it does not know."""
@@ -72,7 +74,7 @@ def is_camera_raw(head: bytes) -> bool:
 
 
 def _by_content(head: bytes) -> str | None:
-    if head[4:8] == b"ftyp":
+    if head[4:8] == b"ftyp" and head[8:12] not in _AVIF_BRANDS:
         return "a HEIF picture (HEIC)" if head[8:12] in _HEIF_BRANDS else "a video"
     text = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!--")) and b"<svg" in text):

@@ -37,7 +37,7 @@ _DESCRIPTIVE_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # fmt: off
 _STORAGE_TAGS = frozenset({
     *range(254, 260), 262, 266, 273, *range(277, 282), 284, 301, 317, *range(320, 326), 330,
-    *range(332, 348), *range(512, 533), 34675,
+    *range(332, 348), *range(512, 533), 34675, 50674,
 })
 # fmt: on
 _KEPT_OTHERWISE = frozenset({_IPTC, 34665, 34675, 34853, 40965, *range(32995, 32999), 33421, 33422, 34377})

@@ -21,6 +21,7 @@ MOST_BYTES = 64 << 20  # of a text or a profile once it is inflated: a few kilob
 _PILLOWS_LIMIT = 1 << 20
 _NEEDED = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # beside those with a capital letter, no picture can do without
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_HDR = frozenset({b"mDCV", b"cLLI", b"mDCv", b"cLLi"})  # how bright the picture gets, and the screen that it was made on
 
 
 @dataclass
@@ -62,6 +63,8 @@ def read_beside(stream: BinaryIO) -> Beside:
         else:
             colours.setdefault(chunk.kind, chunk.data)
     beside.signalled = _signalled(colours)
+    if lost := [kind.decode() for kind in colours if kind in _HDR]:
+        beside.notes.append(f"the light levels of the HDR picture were left out ({', '.join(lost)})")
     if hidden:
         beside.whole = _without(stream, hidden)
     stream.seek(0)

@@ -125,3 +125,8 @@ def test_our_profile_of_srgb_is_that_of_littlecms():
     samples = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     seen = ImageCms.profileToProfile(Image.fromarray(samples), ours, ImageCms.createProfile("sRGB"), outputMode="RGB")
     assert np.abs(np.array(seen).astype(int) - samples).max() <= 1
+
+
+def test_light_levels_of_hdr_are_left_out_with_a_note():
+    picture = read_picture(png((b"cICP", bytes([9, 16, 0, 1])), (b"mDCV", bytes(24)), (b"cLLI", bytes(8))))
+    assert picture.notes == ("the light levels of the HDR picture were left out (mDCV, cLLI)",)

@@ -155,6 +155,8 @@ def test_32_bit_integers_are_read_if_they_fit_into_16_bits():
     [
         ([0, 0.5, 1], 1, [0, 32768, 65535]),
         ([0, 1.5, 255], 255, [0, 386, 65535]),
+        ([0, 1.5, 6], 6, [0, 16384, 65535]),  # brighter than white
+        ([0, 2, 6], 255, [0, 514, 1542]),
         ([0, 256, 999.6], 65535, [0, 256, 1000]),
     ],
 )
@@ -488,6 +490,8 @@ def test_16_bits_are_rounded_with_a_note_where_they_cannot_stay():
     notes = write_picture(from_array(np.array([[0, 128, 129, 65406, 65535]], np.uint16)), target, "BMP")
     assert notes == ("16-bit values were written with 8 bits",)
     assert read_picture(target.getvalue()).pixels.ravel().tolist() == [0, 0, 1, 254, 255]
+    notes = write_picture(from_array(np.array([[0, 1, 4095]], np.uint16)), target, "BMP")  # 12 bits
+    assert notes == ("16-bit values were written with 8 bits, which leaves 17 levels: scale the values to 0-65535 first",)
     with_alpha = replace(from_array(np.full((2, 2), 65535, np.uint16)), alpha=np.full((2, 2), 32768, np.uint16))
     assert (read_picture(written(with_alpha, "WEBP")).alpha == 128).all()
 
@@ -506,9 +510,7 @@ def test_transparency_is_never_dropped_in_silence(format):
 def test_metadata_that_a_format_lacks_is_noted():
     picture = replace(from_array(some_rgb()), icc=SRGB, exif=exif_with(), dpi=(300, 300))
     assert write_picture(picture, io.BytesIO(), "PPM") == (
-        "the resolution was left out, as PPM cannot hold it",
-        "the colour profile was left out, as PPM cannot hold it",
-        "EXIF data was left out, as PPM cannot hold it",
+        "the resolution, the colour profile and EXIF data were left out, as PPM cannot hold them",
     )
     long = replace(picture, exif=picture.exif + bytes(70_000))
     assert write_picture(long, io.BytesIO(), "JPEG") == ("EXIF data was left out, as JPEG cannot hold it",)
@@ -659,6 +661,19 @@ def test_grey_is_what_has_no_colour_that_can_be_seen():
     hidden[-1, -1] = 0
     assert not from_array(np.dstack([coloured, opaque])).is_grey
     assert from_array(np.dstack([coloured, hidden])).is_grey
+    assert replace(from_array(coloured), format="WEBP").is_grey  # which rounds so
+    coloured[-1, -1, 2] = grey[-1, -1, 2] ^ 2
+    assert not replace(from_array(coloured), format="WEBP").is_grey
+
+
+@pytest.mark.parametrize("format", ["WEBP", "AVIF"])
+def test_a_hidden_colour_does_not_run_into_grey_where_something_is_lost(format):
+    pixels, alpha = np.repeat(some_grey(64, 64)[..., None], 3, axis=2), np.full((64, 64), 255, np.uint8)
+    pixels[:21, :21], alpha[:21, :21] = (255, 0, 0), 0
+    target = io.BytesIO()
+    write_picture(from_array(np.dstack([pixels, alpha])), target, format, lossy=Lossy(60, "4:2:0"))
+    again = read_picture(target.getvalue())
+    assert np.ptp(again.pixels.astype(int), axis=2)[again.alpha > 0].max() <= 1
 
 
 def test_taking_colour_out_rounds_the_mean_of_the_channels():

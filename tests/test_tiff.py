@@ -136,6 +136,14 @@ def test_healthy_files_of_other_kinds_are_named(head, kind):
         read_picture(head + bytes(100), "it")
 
 
+def test_a_damaged_avif_file_is_no_video():
+    avif = io.BytesIO()
+    Image.fromarray(bands(3)).save(avif, "AVIF")
+    for data in (avif.getvalue()[:60], avif.getvalue()[:40] + bytes(200)):
+        with pytest.raises(AecliError, match="damaged"):
+            read_picture(data)
+
+
 # ------------------------------------------------------------------------------------------------- bands, kinds of numbers
 
 
@@ -209,6 +217,13 @@ def test_a_big_endian_bigtiff_is_read_with_its_resolution():
     np.testing.assert_array_equal(picture.pixels, stored)
     assert picture.dpi == (300, 150)
     assert b"by the lake" in picture.exif
+
+
+@pytest.mark.parametrize(("count", "kind"), [(1, "minisblack"), (3, "rgb")])
+def test_unsigned_numbers_of_32_bits_are_never_taken_for_signed_ones(count, kind):
+    deep = np.full((7, 9, count), 4_000_000_000, np.uint32)
+    with pytest.raises(AecliError, match=r"^deep\.tif has values from 4000000000 to 4000000000, outside 0-65535"):
+        read_picture(tiff((deep, {"photometric": kind})), "deep.tif")
 
 
 def test_32_bit_colours_and_cmyk_with_a_spot_colour_are_read():

@@ -15,7 +15,7 @@ from aecli.batch import Job, read_bytes
 from aecli.cli import report
 from aecli.cli.options import Engine, Files, Printing
 from aecli.errors import UsageError
-from aecli.images import SUFFIXES, UNREAD, Picture, further_bands, read_picture, with_8_bits, without_metadata
+from aecli.images import SUFFIXES, UNREAD, Picture, few_levels_left, further_bands, read_picture, with_8_bits, without_metadata
 from aecli.pages import preview
 from aecli.pipeline import Several, SkippedError, Work
 from aecli.quality import Target
@@ -157,7 +157,7 @@ def _work(
             info["preview"] = (preview(picture), preview(decoded))
         notes = [*picture.notes]
         if picture.pixels.dtype.itemsize == 2:
-            notes.append("16 bits a channel were rounded to 8")
+            notes.append(f"16 bits a channel were rounded to 8{few_levels_left(picture)}")
         if picture.extra is not None:
             notes.append(f"{further_bands(picture.extra.shape[2])} left out")
         judged = can_judge(picture, coder.weights)
