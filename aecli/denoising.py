@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -121,8 +121,13 @@ def denoise_small(
         x, told = torch.zeros(count + spare, 3, height, width), torch.zeros(count + spare)
         for row, picture in enumerate(part):
             white = white_level(picture.pixels)
-            x[row] = _without_hidden(_channels(picture), _visible(picture), white)
             told[row] = _level_of(sigma or 0.0, picture.pixels, white)
+            visible = _visible(picture)
+            filled = _without_hidden(_channels(picture), visible, white).expand(3, -1, -1)
+            if not visible.all():
+                level = float(told[row]) if sigma is not None else _visible_level([(filled, visible)], weights.model, compute)
+                filled = _with_noise_where_hidden(filled, visible, level)
+            x[row] = filled
         with one_thread():
             restored, removed = _run(x, weights.model, None if sigma is None else told, strength, compute)
         results += [_small_result(*given, sigma, strength) for given in zip(part, restored, removed, strict=False)]
@@ -209,13 +214,25 @@ def _restore(
     white = white_level(pixels)
     told = None if sigma is None else torch.tensor([_level_of(sigma, pixels, white)])
     squares = 0.0  # of what is removed, summed over the visible pixels
+
+    def shown(read: tuple[slice, slice]) -> Tensor:
+        """What the network sees of a part, (3, h, w); a grey picture goes in as three equal channels, as in training."""
+        return _without_hidden(pixels[read], visible[read], white).expand(3, -1, -1)
+
+    level = 0.0
+    if not visible.all():
+        cuts = (
+            (rows.read, columns.read)
+            for rows, columns in tiles(height, width, tile, overlap)
+            if visible[rows.kept, columns.kept].any()
+        )
+        level = _visible_level(((shown(cut), visible[cut]) for cut in cuts), model, compute) if told is None else float(told)
     for rows, columns in tiles(height, width, tile, overlap):
         kept, read, inside = (rows.kept, columns.kept), (rows.read, columns.read), (rows.kept_of_read, columns.kept_of_read)
         if not visible[kept].any():
             continue
-        # A grey picture goes in as three equal channels, as in training.
-        x = _without_hidden(pixels[read], visible[read], white).expand(3, -1, -1)[None]
-        restored, removed = _run(x, model, told, strength, compute)
+        x = _with_noise_where_hidden(shown(read), visible[read], level, (rows.read_start, columns.read_start))
+        restored, removed = _run(x[None], model, told, strength, compute)
         result[kept] = _blend(pixels[kept], visible[kept], restored[0][:, *inside], strength, white)
         squares += _sum_of_squares(removed[0][inside], visible[kept])
     return result, _grey_levels(squares, visible, pixels, white) if sigma is None else sigma
@@ -229,6 +246,31 @@ def _run(x: Tensor, model: Denoiser, told: Tensor | None, strength: float, compu
         levels = model.blind_level(moved) if told is None else told.to(moved.device).view(-1, 1, 1, 1)
         restored = model(moved, levels.expand_as(moved[:, :1]) * max(1.0, strength)).float().cpu()
     return restored, (x - restored.clamp(0, 1)).square().mean(dim=1).sqrt()
+
+
+def _visible_level(parts: Iterable[tuple[Tensor, np.ndarray]], model: Denoiser, compute: Compute) -> float:
+    """The root mean square of the noise that is estimated where parts, (3, h, w) in 0–1, are visible, (h, w)."""
+    squares, count = 0.0, 0
+    for x, visible in parts:
+        moved = x[None].to(compute.device).contiguous(memory_format=compute.layout)
+        with torch.inference_mode(), compute.autocast():
+            levels = model.estimate(moved)[0, 0].float().cpu()
+        squares, count = squares + _sum_of_squares(levels, visible), count + int(np.count_nonzero(visible))
+    return math.sqrt(squares / max(1, count))
+
+
+def _with_noise_where_hidden(x: Tensor, visible: np.ndarray, level: float, place: tuple[int, int] = (0, 0)) -> Tensor:
+    """The same noise where (3, h, w) is hidden as where it is visible: a smooth ground beside it would count as the picture.
+
+    place: of the part in the picture; the noise of a pixel does not depend on how the picture is cut.
+    """
+    if visible.all() or not level:
+        return x
+    side = 256
+    texture = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
+    rows, columns = (torch.arange(start, start + length) % side for start, length in zip(place, visible.shape, strict=True))
+    noisy = (x + level * texture[:, rows[:, None], columns]).clamp(0, 1)
+    return torch.where(torch.from_numpy(np.ascontiguousarray(visible)), x, noisy)
 
 
 def _level_of(sigma: float, pixels: np.ndarray, white: int) -> float:
