@@ -223,8 +223,8 @@ def _add_signals(image: Image.Image, head: bytes, beside: Beside | None) -> None
     elif image.format == "TIFF":
         image.info[_SIGNALLED] = of_tiff(image.tag_v2)  # type: ignore[attr-defined]
     elif image.format == "AVIF" and (at := head.find(b"colrnclx")) >= 0:
-        primaries, transfer, matrix, full = struct.unpack_from(">HHHB", head.ljust(at + 15, b"\0"), at + 8)
-        image.info[_SIGNALLED] = of_numbers(primaries & 255, transfer & 255, matrix=matrix & 255, full_range=full >= 128)
+        primaries, transfer = struct.unpack_from(">HH", head.ljust(at + 12, b"\0"), at + 8)
+        image.info[_SIGNALLED] = of_numbers(primaries & 255, transfer & 255)  # decoding makes them RGB of the full range
     elif image.format == "JPEG2000" and (at := head.find(b"colr\x02")) >= 4:
         (length,) = struct.unpack_from(">I", head, at - 4)
         if at - 4 + length <= len(head) and head[at + 7 + 36 : at + 7 + 40] == b"acsp":

@@ -31,6 +31,7 @@ AHEAD = 1  # sources read, or being read, before the network needs them
 BEHIND = 1  # results that wait to be written, or are being written; those of a call of the network count as one
 TOGETHER = 16  # small pictures that the network does in one call; as many are read ahead
 PATIENCE = 0.2  # seconds between looks at whether the work is to end
+GRACE = 1.0  # seconds that a reader may take to end: it aborts the process if it comes back while Python is being torn down
 
 
 class SkippedError(AecliError):
@@ -208,7 +209,8 @@ class _Run:
 
     def do(self, jobs: Iterable[Job]) -> None:
         # A reader may hang on a pipe for ever: it must not keep the program from ending. A writer has to be waited for.
-        threading.Thread(target=self._guarded, args=(lambda: self._read_all(jobs),), daemon=True).start()
+        reader = threading.Thread(target=self._guarded, args=(lambda: self._read_all(jobs),), daemon=True)
+        reader.start()
         writer = threading.Thread(target=self._guarded, args=(self._write_all,), daemon=True)
         writer.start()
         try:
@@ -221,6 +223,7 @@ class _Run:
         finally:
             self._ending.set()
             writer.join()
+            reader.join(GRACE)
         if self._broken:
             raise self._broken[0]
 

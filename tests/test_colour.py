@@ -93,6 +93,8 @@ def test_p3_is_wider_than_srgb_and_its_grey_the_same():
     assert read_picture(bytes(avif)).icc is None
     struct.pack_into(">HH", avif, at, 12, 13)
     assert read_picture(bytes(avif)).icc == read_picture(cicp).icc
+    struct.pack_into(">HHH", avif, at, 9, 16, 9)
+    assert b"cICP" + bytes([9, 16, 0, 1]) in written(read_picture(bytes(avif)), "PNG")[0]  # of RGB, which PNG has
 
 
 def test_a_tiff_file_with_primaries_of_its_own_gets_their_profile():

@@ -140,7 +140,8 @@ def test_folders_with_nothing_to_learn_from(aecli, tmp_path: Path, command: str)
     refusal = "a map takes 2 pictures or more" if command == "project" else "one, pictures of 8×8 holds 1 picture: "
     assert aecli(f"{line.format('one')} --resize 8").stderr.startswith(f"aecli: {refusal}")
     folder(tmp_path / "small", a=(6, 6), b=(7, 9))
-    assert "as large as 32×32: add larger ones, or reduce --patch-size" in aecli(f"{line.format('small')} --patch-size 32").stderr
+    too_small = "aecli: no picture of small is as large as 32×32: add larger ones, or reduce --patch-size"
+    assert aecli(f"{line.format('small')} --patch-size 32").stderr.startswith(too_small)
 
 
 @pytest.mark.parametrize(

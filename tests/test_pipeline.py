@@ -183,6 +183,30 @@ def test_a_broken_off_run_goes_on_where_it_stopped():
     assert statuses == ["skipped"] * len(done) + ["done"] * (4 - len(done))
 
 
+@pytest.mark.parametrize(("seconds", "alive"), [(0.3, False), (3, True)])
+def test_the_end_waits_for_what_is_being_read_but_not_for_long(monkeypatch, seconds, alive):
+    monkeypatch.setattr(pipeline, "GRACE", 1.0)
+    make("a.png", "b.png")
+    readers, begun = [], threading.Event()
+
+    def slow(job):
+        if job.name == "b.png":
+            readers.append(threading.current_thread())
+            begun.set()
+            time.sleep(seconds)
+        return read(job)
+
+    def interrupted(job, data):
+        begun.wait()
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        do(plan("a.png", "b.png"), Work(slow, interrupted, put))
+    assert readers[0].is_alive() == alive
+    assert time.monotonic() - start < 2.5
+
+
 def test_standard_output_gets_all_or_nothing():
     make("a.png")
     stdout = io.BytesIO()

@@ -264,7 +264,7 @@ def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(training, validation) pictures: every twentieth validates, at least one, spread evenly."""
     if len(paths) < 2:
         found = paths[0] if paths else "none found"
-        raise AecliError(f"one picture cannot both train and validate: add pictures, or to train pass --valid ({found})")
+        raise AecliError(f"one picture cannot both train and validate ({found}): add pictures, or pass --valid to train")
     held = set(range(HELD_OUT_SHARE // 2, len(paths), HELD_OUT_SHARE)) or {len(paths) - 1}
     return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
 
