@@ -13,7 +13,8 @@ from aecli.models.layers import Float32Conv2d, HeadConv2d, ResidualBlock, upsamp
 
 # Of the levels that a denoiser is given where nothing is told. It sees better than its estimator what is noise: given a little
 # more than there is, it removes weak noise of cameras that the estimator misses, and leaves what is clean. Noise above the
-# highest did not occur in training.
+# highest did not occur in training. Training gives the estimate as it is:
+# with the lower bound, a told level of 6 came to mean no noise.
 LEAST_BLIND, MOST_BLIND = 6 / 255, 80 / 255
 
 
@@ -99,7 +100,7 @@ class Denoiser(nn.Module):
 
     def blind_level(self, x: Tensor) -> Tensor:
         """What to give `forward` as the noise level where nothing is told: the estimate within bounds, (B, 1, H, W), float32."""
-        return within_bounds(self.estimate(x))
+        return self.estimate(x).float().clamp(LEAST_BLIND, MOST_BLIND)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The clean picture.
@@ -136,11 +137,6 @@ class Denoiser(nn.Module):
         if sigma.ndim == 1:
             return sigma.view(B, 1, 1, 1).expand(B, 1, H // 2, W // 2).to(x.dtype)
         return F.avg_pool2d(pad_to_multiple(sigma, self.stride), 2)
-
-
-def within_bounds(estimate: Tensor) -> Tensor:
-    """Estimated noise levels as a denoiser may be given them; any shape."""
-    return estimate.float().clamp(LEAST_BLIND, MOST_BLIND)
 
 
 class NoiseEstimator(nn.Module):
