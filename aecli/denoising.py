@@ -85,8 +85,8 @@ def denoise_picture(
         raise AecliError(f"weights {weights.name} hold a {weights.card.arch}, which does not denoise: pass other --weights")
     if sigma == 0:
         return Denoised(picture, 0.0, estimated=False)
-    if sigma is None and (colours := _few_colours(picture)):
-        return Denoised(picture, 0.0, estimated=True, colours=colours, unlike=colours > 1)
+    if sigma is None and (left := _left_alone(picture)):
+        return left
     pixels, used = _restore(_channels(picture), _visible(picture), weights.model, sigma, strength, tile, compute)
     return _denoised(picture, pixels, used, estimated=sigma is None)
 
@@ -135,9 +135,8 @@ def denoise_small(
 
 
 def _small_result(picture: Picture, restored: Tensor, removed: Tensor, sigma: float | None, strength: float) -> Denoised:
-    few = _few_colours(picture) if sigma is None else None
-    if few:
-        return Denoised(picture, 0.0, estimated=True, colours=few, unlike=few > 1)
+    if sigma is None and (left := _left_alone(picture)):
+        return left
     visible, white = _visible(picture), white_level(picture.pixels)
     pixels = _blend(_channels(picture), visible, restored, strength, white)
     used = sigma if sigma is not None else _grey_levels(_sum_of_squares(removed, visible), visible, picture.pixels, white)
@@ -165,14 +164,14 @@ def white_level(pixels: np.ndarray) -> int:
     return (1 << max(8, int(pixels.max(initial=0)).bit_length())) - 1
 
 
-def _few_colours(picture: Picture) -> int | None:
-    """How many visible colours a picture has, if they are too few for a photograph and the picture is large enough to tell."""
+def _left_alone(picture: Picture) -> Denoised | None:
+    """The picture as it is, if it has too few visible colours for a photograph, and is large enough to tell."""
     seen = picture.pixels[_visible(picture)]  # (n, C)
     most = FEW_COLOURS if len(seen) >= FEWEST_PIXELS else 1
     if len(_colours(seen[:: max(1, len(seen) // 4096)])) > most:
         return None
     count = len(_colours(seen))
-    return count if count <= most else None
+    return Denoised(picture, 0.0, estimated=True, colours=count, unlike=count > 1) if 0 < count <= most else None
 
 
 def _colours(pixels: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Tiny models, saved as weights files, and small real photographs, for all tests."""
 
+import io
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from aecli.coding.tables import fill_tables
 from aecli.device import select
-from aecli.images import from_array, read_picture
+from aecli.images import from_array, read_picture, write_picture
 from aecli.models import build
 from aecli.models.codec import Codec, CodecConfig
 from aecli.models.conv import Conv, ConvConfig
@@ -19,6 +20,13 @@ from aecli.models.dense import Dense, DenseConfig
 from aecli.weights import card_of, load_weights, save_weights
 
 DATA = Path(__file__).parent / "data"
+
+
+def written(picture, format):
+    """A file's bytes, and the notes on what it could not hold."""
+    buffer = io.BytesIO()
+    notes = write_picture(picture, buffer, format)
+    return buffer.getvalue(), notes
 
 
 def tiny_codec(seed=0):

@@ -6,10 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
+from conftest import written
 from PIL import Image, ImageCms
 
 from aecli import colour
-from aecli.images import read_picture, write_picture
+from aecli.images import read_picture
 
 PIXELS = np.array([[[128, 128, 128], [255, 0, 0], [0, 255, 0], [20, 90, 200]]], np.uint8)
 P3 = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
@@ -20,12 +21,6 @@ def encoded(image, format="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def written(picture, format):
-    buffer = io.BytesIO()
-    notes = write_picture(picture, buffer, format)
-    return buffer.getvalue(), notes
 
 
 def png(*chunks, pixels=PIXELS):

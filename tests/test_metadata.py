@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+from conftest import written
 from PIL import ExifTags, Image, ImageCms
 
 from aecli.errors import AecliError
-from aecli.images import from_array, read_picture, write_picture
+from aecli.images import from_array, read_picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DPI = (300, 150)
@@ -54,12 +55,6 @@ def encoded(image, format, **options):
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def written(picture, format):
-    buffer = io.BytesIO()
-    notes = write_picture(picture, buffer, format)
-    return buffer.getvalue(), notes
 
 
 def loaded(block):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from conftest import written
 from PIL import Image
 
 from aecli.errors import AecliError
-from aecli.images import read_picture, write_picture
+from aecli.images import read_picture
 
 RNG = np.random.default_rng(0)
 needs_imagecodecs = pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is None, reason="imagecodecs is not installed")
@@ -30,12 +31,6 @@ def tiff(*pages, **options):
             array, own = page if isinstance(page, tuple) else (page, {})
             writer.write(array, metadata=None, **options, **own)
     return buffer.getvalue()
-
-
-def written(picture, format):
-    buffer = io.BytesIO()
-    notes = write_picture(picture, buffer, format)
-    return buffer.getvalue(), notes
 
 
 def without_tifffile(monkeypatch):
